@@ -1,0 +1,53 @@
+# Two commands are enough for a stranger: `make demo` and `make test`; both install what they need into .venv first.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test slow sync refresh lab gpu bench docs
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+LIB := $(sort $(wildcard nbs/lib/*.ipynb))
+LIVE := $(LIB) $(sort $(wildcard nbs/runs/*.ipynb) $(wildcard nbs/tour/*.ipynb))
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+# A stamp, so that the second `make` starts at once and a changed pin installs again.
+$(STAMP): setup.py settings.ini constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"constraints.txt is for Python 3.11 or later and this is {v[0]}.{v[1]}: make PYTHON=python3.11 setup")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP)  ## .venv with the pinned versions, and git's merge driver for notebooks
+	@! git rev-parse --git-dir >/dev/null 2>&1 || git config merge.nbdev-merge.driver '$(BIN)/nbdev_merge %O %A %B %P'
+
+demo: setup  ## the whole pipeline on the embedded reviews: train, transfer, find the neuron, draw a heatmap
+	$(BIN)/sentiment-kit run smoke
+
+test: setup  ## every notebook and guard but the slow ones and those that need a GPU
+	$(BIN)/python -m pytest -m 'not slow and not cuda' tests
+
+slow: setup  ## the tests left out above: wheel in a clean environment, long notebooks
+	$(BIN)/python -m pytest -m 'slow and not cuda' tests
+
+sync: setup  ## after editing notebooks: format, clean, export the package, write the README
+	$(BIN)/ruff check --fix-only --quiet nbs tests setup.py
+	$(BIN)/ruff format --quiet nbs tests setup.py
+	$(BIN)/python tests/sync.py
+
+refresh: setup  ## execute every notebook in place, so that stored outputs and figures are of today
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level WARN $(LIVE)
+	$(BIN)/python tests/sync.py
+
+lab: setup  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab nbs
+
+gpu:  ## correctness and speed on CUDA
+	@echo 'make gpu: waits for nbs/lib/14_gpu_kernels, which does not exist yet' >&2; exit 2
+
+bench:  ## speed beside its peers and its floor
+	@echo 'make bench: waits for nbs/runs/68_speed, which does not exist yet' >&2; exit 2
+
+docs:  ## the notebooks as static pages
+	@echo 'make docs: waits for the pages of the interactive lab, which do not exist yet' >&2; exit 2

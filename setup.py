@@ -1,0 +1,35 @@
+"""Thin: all it knows it reads from settings.ini. Run notebooks and their recipes travel as `sentiment_kit.runs`."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=["="])
+config.read(here / "settings.ini", encoding="utf-8")
+settings = config["DEFAULT"]
+lab = settings["lab_requirements"].split()
+
+setup(
+    name=settings["lib_name"],
+    version=settings["version"],
+    description=settings["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=settings["author"],
+    author_email=settings["author_email"],
+    keywords=settings["keywords"],
+    license="Apache-2.0",
+    python_requires=f">={settings['min_python']}",
+    packages=["sentiment_kit", "sentiment_kit.runs"],
+    package_dir={"sentiment_kit.runs": "nbs/runs"},
+    package_data={
+        "sentiment_kit": ["samples/*", "static/*", "weights/**/*"],
+        "sentiment_kit.runs": ["*.ipynb", "recipes/*.yaml"],
+    },
+    install_requires=settings["requirements"].split(),
+    extras_require={"lab": lab, "dev": lab + settings["dev_requirements"].split()},
+    entry_points={"console_scripts": settings["console_scripts"].split()},
+    zip_safe=False,
+)
