@@ -37,7 +37,7 @@ def _linear(x_BI: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/lib/13_cpu_kernels.ipynb #00000008
 class Product:
-    "`x_BI @ w_IO` for one fixed `w_IO`, packed where that works; `precision` bf16 rounds operands and result, accumulates in fp32."
+    "`x_BI @ w_IO` for one fixed `w_IO`, packed where that works; bf16 rounds operands and result, sums in fp32."
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ def config_from_json(
     "Build a configuration from JSON; a field it does not have is refused by name."
     unknown = sorted(set(values) - {f.name for f in fields(cls)})
     if unknown:
-        raise KitError(f"{source} has an unknown field {unknown[0]!r}; was it written by another kit or a newer version?")
+        raise KitError(f"{source} has an unknown field {unknown[0]!r}; was it written by a newer version?")
     return cls(**values)
 
 # %% ../nbs/lib/17_language_model.ipynb #00000008
@@ -85,7 +85,11 @@ class LanguageModel(nn.Module):
         return logits_TBV.transpose(0, 1), state
 
     def states(
-        self, ids_BT: torch.Tensor, state: MLSTMState | None = None, reset_BT: torch.Tensor | None = None, layer: int = -1
+        self,
+        ids_BT: torch.Tensor,
+        state: MLSTMState | None = None,
+        reset_BT: torch.Tensor | None = None,
+        layer: int = -1,  # which layer's states; -1 is the top
     ) -> tuple[torch.Tensor, torch.Tensor, MLSTMState]:  # h_BTH, c_BTH of `layer` after every byte, state
         "Hidden states and cells after every byte, without gradients and without logits."
         return self.rnn.states(ids_BT, state, reset_BT, self.embed.weight, layer)
@@ -102,9 +106,7 @@ class LanguageModel(nn.Module):
         return Path(folder)
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, device: str = "cpu", precision: str = "fp32"
-    ) -> "LanguageModel":
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu", precision: str = "fp32") -> "LanguageModel":
         "Open a folder written by `save_pretrained` or by the trainer (a checkpoint)."
         weights = Path(folder) / "model.safetensors"
         source = Path(folder) / "config.json"
@@ -130,7 +132,7 @@ def load_weights(
         have = tuple(tensors[name].shape) if name in tensors else "no such array"
         if have != wanted.get(name, "none"):
             raise KitError(
-                f"{path} does not fit its config.json: {name} is {have}, the architecture asks for {wanted.get(name, 'none')}; "
-                "use the config.json that was saved with these weights"
+                f"{path} does not fit its config.json: {name} is {have}, the architecture asks for "
+                f"{wanted.get(name, 'none')}; use the config.json that was saved with these weights"
             )
     model.load_state_dict(tensors)

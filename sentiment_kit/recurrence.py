@@ -61,7 +61,7 @@ workspace = Workspace()
 
 # %% ../nbs/lib/15_recurrence.ipynb #0000000f
 class Tape:
-    "What a forward pass remembers: states h, c [T+1,B,H], gates g [T,B,4H], tanh of c and the product p = h W_mh [T,B,H]."
+    "What a forward pass remembers: states h, c [T+1,B,H]; gates g [T,B,4H]; tanh of c, and p = h W_mh [T,B,H]."
 
     def __init__(self, h_BH: torch.Tensor, c_BH: torch.Tensor, T: int, keep: bool, multiplicative: bool):
         B, H = h_BH.shape

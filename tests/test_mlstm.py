@@ -217,7 +217,7 @@ def test_probe_refuses_an_inexact_product(monkeypatch):
 
 def test_misfits_are_one_sentence():
     model = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4))
-    with pytest.raises(KitError, match="the state has shape"):
+    with pytest.raises(KitError, match="the state has 3 lanes"):
         model(torch.zeros(2, 3, dtype=torch.long), model.rnn.initial_state(3))
     with pytest.raises(KitError, match="expected float inputs"):
         model.rnn(torch.zeros(2, 3, dtype=torch.long))
