@@ -1,0 +1,272 @@
+"""Training that can be killed, and figures that mean what they say."""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sentiment_kit.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+from sentiment_kit.files import KitError, read_json, write_json
+from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.reviews import SAMPLES
+from sentiment_kit.shards import make_shards
+from sentiment_kit.trainer import Callback, Stopped, TrainConfig, Trainer, evaluate, learning_rate, resume_run, train
+
+TINY = LanguageModelConfig(hidden_size=16, embed_size=8)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    out = tmp_path_factory.mktemp("trainer") / "corpus"
+    return make_shards(SAMPLES, out, counts=(2, 1, 1), text_key="text", stars_key="stars", split_key="split")
+
+
+def settings(corpus, out, **changes):
+    usual = dict(global_batch=8, seq_len=64, lr=0.1, max_lr=0.01, log_every=7, save_every=20, valid_every=50)
+    usual |= dict(valid_lanes=4, valid_bytes=2_000, progress="none")
+    return TrainConfig(str(corpus.folder), str(out), TINY, **(usual | changes))
+
+
+def metrics(run):
+    "The lines of a run without what a clock wrote into them."
+    lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "bytes_per_s")} for line in lines]
+
+
+def tensors(run):
+    folder = latest_checkpoint(run)
+    model = LanguageModel(TINY)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    state = load_checkpoint(folder, model, optimizer).state
+    moments = [t for entry in optimizer.state_dict()["state"].values() for t in entry.values()]
+    return [*model.state_dict().values(), *state, *moments]
+
+
+def assert_same_run(a, b):
+    assert metrics(a) == metrics(b)
+    assert all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus):
+    return train(settings(corpus, corpus.folder.parent / "whole"))
+
+
+def test_a_run_learns_and_its_last_line_is_a_full_validation(corpus, uninterrupted):
+    lines = metrics(uninterrupted)
+    assert lines[0]["step"] == 0 and 7.9 < lines[0]["valid_bits"] < 8.1
+    assert lines[-1]["valid_bits"] < 5
+    model = LanguageModel.from_pretrained(latest_checkpoint(uninterrupted))
+    assert math.isclose(evaluate(model, corpus, "valid", lanes=4).bits_per_byte, lines[-1]["valid_bits"], rel_tol=1e-6)
+    want = {"step", "bytes", "epoch", "loss_bits", "lr", "grad_norm", "clipped", "loss_scale", "skipped"}
+    assert want <= lines[1].keys()
+    assert lines[-1]["bytes"] == sum((s.n_bytes - 1) // 8 * 8 for s in corpus.split("train"))
+
+
+def test_the_mean_loss_of_the_lines_is_the_mean_loss_of_the_steps(corpus, tmp_path):
+    trainer = Trainer(settings(corpus, tmp_path, valid_every=0))
+    trainer.callbacks = trainer.callbacks[2:3]  # LogMetrics alone
+    nats, n = 0.0, 0
+    for batch in trainer.loader:
+        if n == 0:
+            trainer.emit("on_start")
+        trainer.record = trainer.step_on(batch)
+        trainer.emit("on_step")
+        nats, n = nats + trainer.nats * batch.target_BT.numel(), n + batch.target_BT.numel()
+    lines = metrics(tmp_path)
+    spans = [b["bytes"] - a["bytes"] for a, b in zip([{"bytes": 0}, *lines], lines, strict=False)]
+    mean = sum(line["loss_bits"] * span for line, span in zip(lines, spans, strict=True)) / n
+    assert math.isclose(mean, nats / n / math.log(2), rel_tol=1e-9)
+
+
+RUN = """
+import json, sys
+from sentiment_kit.language_model import config_from_json
+from sentiment_kit.trainer import TrainConfig, train
+train(config_from_json(TrainConfig, json.load(open(sys.argv[1])), sys.argv[1]))
+"""
+
+
+def start(config):
+    "The same run in a process of its own, ready to be killed."
+    path = Path(config.out).with_suffix(".json")
+    write_json(path, dataclasses.asdict(config))
+    return subprocess.Popen([sys.executable, "-c", RUN, str(path)], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(config, process, step):
+    path = Path(config.out) / "metrics.jsonl"
+    for _ in range(6000):
+        lines = path.read_text().splitlines() if path.exists() else []
+        if any(line.endswith("}") and json.loads(line)["step"] >= step for line in lines):
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    raise AssertionError("the run did not get there")
+
+
+def test_killed_at_random_moments_equals_uninterrupted(corpus, uninterrupted, tmp_path):
+    config = settings(corpus, tmp_path / "run")
+    rng = random.Random(0)
+    for _ in range(3):
+        process = start(config)
+        done = read_json(folder / "trainer.json")["step"] if (folder := latest(config)) else 0
+        wait_for_step(config, process, done + rng.randrange(5, 60))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    train(config)
+    assert_same_run(config.out, uninterrupted)
+
+
+def latest(config):
+    checkpoints = Path(config.out) / "checkpoints"
+    return latest_checkpoint(checkpoints) if checkpoints.is_dir() else None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_saves_and_goes_on(corpus, uninterrupted, tmp_path, number):
+    config = settings(corpus, tmp_path / "run", save_every=10_000)
+    process = start(config)
+    wait_for_step(config, process, 21)
+    process.send_signal(number)
+    _, error = process.communicate()
+    assert f"stopped by {signal.Signals(number).name} at step" in error
+    stopped = read_json(latest(config) / "trainer.json")["step"]
+    assert stopped >= 21
+    train(config)
+    assert_same_run(config.out, uninterrupted)
+
+
+class StopAt(Callback):
+    "Sends this process a signal after a step."
+
+    def __init__(self, step):
+        self.at = step
+
+    def on_step(self, trainer):
+        if trainer.step == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_stop_in_this_process_raises_stopped(corpus, tmp_path):
+    trainer = Trainer(settings(corpus, tmp_path))
+    trainer.callbacks.insert(0, StopAt(5))
+    with pytest.raises(Stopped, match="at step 5;"):
+        trainer.fit()
+    assert latest_checkpoint(tmp_path).name == "step-000000005"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(corpus, uninterrupted, tmp_path, capsys):
+    config = settings(corpus, tmp_path / "run", keep=3)
+    train(config)
+    newest, before = sorted((tmp_path / "run/checkpoints").glob("step-*"))[-1:-3:-1]
+    for name in ("model.safetensors", "state.safetensors", "trainer.json", "manifest.json"):
+        path, good = newest / name, (newest / name).read_bytes()
+        for bad in (good[: len(good) // 2], good[:-9] + bytes([good[-9] ^ 1]) + good[-8:], b""):
+            path.write_bytes(bad)
+            assert latest_checkpoint(config.out) == before
+            assert f"{newest.name}/{name}" in capsys.readouterr().out
+        path.write_bytes(good)
+    (newest / "optimizer.safetensors").unlink()
+    train(config)
+    assert_same_run(config.out, uninterrupted)
+
+
+def test_only_the_same_run_goes_on(corpus, uninterrupted, tmp_path):
+    config = settings(corpus, uninterrupted)
+    before = (uninterrupted / "train_config.json").read_bytes()
+    changes = dict(lr=0.2, seq_len=32, model=dataclasses.replace(TINY, hidden_size=24), seed=1)
+    for name, value in changes.items():
+        with pytest.raises(KitError, match="hidden_size" if name == "model" else name):
+            train(dataclasses.replace(config, **{name: value}))
+    other = make_shards(
+        SAMPLES, tmp_path / "c", counts=(1, 1, 1), text_key="text", stars_key="stars", split_key="split"
+    )
+    with pytest.raises(KitError, match="another corpus"):
+        train(dataclasses.replace(config, corpus=str(other.folder)))
+    with pytest.raises(KitError, match="already holds a run"):
+        train(dataclasses.replace(config, resume="never"))
+    assert (uninterrupted / "train_config.json").read_bytes() == before
+    train(dataclasses.replace(config, log_every=3))  # only watching: may change
+
+
+def test_resuming_leaves_no_trace_of_later_lines(corpus, tmp_path):
+    config = settings(corpus, tmp_path / "run", keep=9, valid_every=0)
+    trainer = Trainer(config)
+    trainer.callbacks.insert(0, StopAt(30))
+    with pytest.raises(Stopped):
+        trainer.fit()
+    assert [line["step"] for line in metrics(config.out)] == [0, 7, 14, 21, 28]
+    (latest_checkpoint(config.out) / "manifest.json").unlink()  # as if killed before this save
+    again = Trainer(config)
+    resume_run(again)
+    assert again.step == 20
+    again.emit("on_start")
+    assert [line["step"] for line in metrics(config.out)] == [0, 7, 14]
+
+
+def test_a_leftover_of_an_interrupted_save_is_not_a_checkpoint(tmp_path):
+    model = LanguageModel(TINY)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    state = model.rnn.initial_state(2)
+    save_checkpoint(tmp_path, model, optimizer, state, {"step": 3})
+    (tmp_path / ".step-000000009.123").mkdir()
+    assert latest_checkpoint(tmp_path).name == "step-000000003"
+    assert prune_checkpoints(tmp_path) == ["step-000000003"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000003"]
+
+
+def test_loss_that_is_no_number_ends_the_run_in_one_sentence(corpus, tmp_path):
+    trainer = Trainer(settings(corpus, tmp_path))
+    with torch.no_grad():
+        trainer.model.head.bias[0] = float("nan")
+    with pytest.raises(KitError, match="the loss is nan at step 1"):
+        trainer.fit()
+
+
+def test_evaluation_does_not_depend_on_the_window_and_does_on_resets(corpus):
+    torch.manual_seed(0)
+    model = LanguageModel(TINY)
+    bits = [evaluate(model, corpus, "valid", lanes=4, seq_len=n).bits_per_byte for n in (16, 100, 256)]
+    assert max(bits) - min(bits) < 1e-5
+    assert evaluate(model, corpus, "valid", "review", lanes=4).bits_per_byte != bits[0]
+    raw = LanguageModel(dataclasses.replace(TINY, preset="raw"))
+    with pytest.raises(KitError, match="preset"):
+        evaluate(raw, corpus, "valid")
+
+
+def test_learning_rate_scales_caps_warms_and_never_goes_below_zero():
+    config = TrainConfig("c", "o", TINY, global_batch=256, lr=5e-4, max_lr=3e-3, warmup_steps=4)
+    assert learning_rate(config, 4, 0.0) == 1e-3
+    assert learning_rate(config, 0, 0.0) == 2.5e-4
+    assert learning_rate(config, 99, 0.75) == 2.5e-4
+    assert learning_rate(config, 99, 1.5) == 0
+    assert learning_rate(dataclasses.replace(config, global_batch=4096), 99, 0.0) == 3e-3
+
+
+@pytest.mark.parametrize(
+    "field, value", [("global_batch", 0), ("lr", 0), ("reset", "chapter"), ("precision", "fp8"), ("resume", "yes")]
+)
+def test_bad_settings_are_named(field, value):
+    with pytest.raises(KitError, match=field):
+        TrainConfig("c", "o", TINY, **{field: value})
+
+
+def test_another_architecture_is_refused_by_array(tmp_path):
+    LanguageModel(TINY).save_pretrained(tmp_path)
+    write_json(tmp_path / "config.json", dataclasses.asdict(dataclasses.replace(TINY, cell="lstm")))
+    with pytest.raises(KitError, match=r"model.safetensors does not fit its config.json: rnn.layers.0.g_mh"):
+        LanguageModel.from_pretrained(tmp_path)
+    write_json(tmp_path / "config.json", {"colour": "blue"})
+    with pytest.raises(KitError, match="unknown field 'colour'"):
+        LanguageModel.from_pretrained(tmp_path)
