@@ -1,0 +1,162 @@
+"""The contract of the command line: 0, or one line on stderr that names file and remedy, and 2."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from sync import SCRIPTS
+
+from sentiment_kit.cli import COMMANDS, as_default, main, plan_run, read_recipe
+from sentiment_kit.files import KitError
+from sentiment_kit.reviews import SAMPLES
+
+SAMPLE_OPTIONS = "--counts 1 1 1 --text-key text --stars-key stars --split-key split".split()
+SMALL = "--hidden-size 8 --embed-size 4 --global-batch 16 --seq-len 256 --progress none".split()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    "A folder with a corpus and a trained run in it, both made by the commands."
+    folder = tmp_path_factory.mktemp("cli")
+    assert main(["shards", str(SAMPLES), "--out", f"{folder}/corpus", *SAMPLE_OPTIONS]) == 0
+    assert main(["train", "--corpus", f"{folder}/corpus", "--out", f"{folder}/run", *SMALL]) == 0
+    return folder
+
+
+def refused(capsys, *args):
+    "The one line on stderr of a command that must not succeed."
+    capsys.readouterr()
+    assert main([str(arg) for arg in args]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("sentiment-kit: ") and "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command, capsys):
+    assert main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"usage: sentiment-kit {command}" in said and COMMANDS[command].__doc__.split(";")[0] in " ".join(
+        said.split()
+    )
+    assert main(["--help"]) == 0
+    assert command in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_torch():
+    words = [[command, "--help"] for command in COMMANDS if command != "train"]  # its options are the trainer's own
+    lines = ["import sys", "from sentiment_kit.cli import main", f"[main(words) for words in {words}]"]
+    lines += ["sys.exit('torch' in sys.modules)"]
+    assert subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True).returncode == 0
+
+
+def test_console_script():
+    start = time.monotonic()
+    done = subprocess.run([SCRIPTS / "sentiment-kit", "trian"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sentiment-kit: no command 'trian': did you mean 'train'?\n"
+    assert time.monotonic() - start < 5
+
+
+def test_commands_work_together(here, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", f"{here}/run", f"{here}/corpus"]) == 0
+    assert "bits_per_byte=" in capsys.readouterr().out
+    assert main(["verify", f"{here}/run"]) == main(["verify", f"{here}/corpus"]) == 0
+    assert main(["transfer", f"{here}/run"]) == 0
+    assert "| 8 units |" in capsys.readouterr().out
+    texts = ["It broke. <b>Twice</b>.", "Lovely 🙂"]
+    assert main(["heatmap", f"{here}/run", *texts, "--unit", "3", "--out", f"{here}/map.html"]) == 0
+    page = (here / "map.html").read_text(encoding="utf-8")
+    assert "🙂" in page and "<b>" not in page and "cell 3" in page
+    (here / "run" / "neuron.json").write_text('{"unit": 5}')
+    assert main(["heatmap", f"{here}/run", "Fine.", "--out", f"{here}/found.html"]) == 0
+    assert "cell 5" in (here / "found.html").read_text(encoding="utf-8")
+
+
+def test_a_mistyped_option_is_one_line(capsys):
+    assert "--size" in refused(capsys, "evaluate", "run", "corpus", "--size", "3")
+    assert "--out" in refused(capsys, "shards", "reviews.csv")
+    assert "--counts" in refused(capsys, "shards", "reviews.csv", "--out", "corpus", "--counts", "1", "2")
+    assert "'--help'" not in refused(capsys, "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("column.csv", b"label,words\n1,good\n0,bad\n", "no column 'reviewText'; set text_key to one of: label, words"),
+        ("empty.csv", b"", "is empty"),
+        ("binary.csv", bytes(range(256)) * 20, "binary"),
+        ("broken.jsonl.gz", b"\x1f\x8b\x08\x00 not really gzip", "gzip"),
+    ],
+)
+def test_bad_input_names_the_file_and_the_remedy(tmp_path, capsys, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    error = refused(capsys, "shards", tmp_path / name, "--out", tmp_path / "corpus", "--counts", "1", "1", "1")
+    assert name in error and expected in error
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_missing_files_are_named(tmp_path, capsys):
+    assert "nowhere.jsonl" in refused(capsys, "shards", tmp_path / "nowhere.jsonl", "--out", tmp_path / "corpus")
+    assert "nowhere" in refused(capsys, "evaluate", tmp_path / "nowhere", tmp_path)
+    assert "nowhere" in refused(capsys, "verify", tmp_path / "nowhere")
+    assert "neuron.json" in refused(capsys, "heatmap", tmp_path, "Some text.")
+    assert "--labels" in refused(capsys, "transfer", tmp_path, "--labels", "one.csv", "two.csv")
+
+
+def test_a_flipped_byte_is_found_and_named(here, tmp_path, capsys):
+    assert main(["shards", str(SAMPLES), "--out", f"{tmp_path}/corpus", *SAMPLE_OPTIONS]) == 0
+    body = tmp_path / "corpus" / "train" / "00000.bin"
+    flipped = np.fromfile(body, np.uint8)
+    flipped[1000] ^= 1
+    flipped.tofile(body)
+    assert "train/00000.bin" in refused(capsys, "verify", tmp_path / "corpus")
+    flipped[0] ^= 1  # in the header: found as soon as it is opened
+    flipped.tofile(body)
+    assert "train/00000.bin" in refused(capsys, "evaluate", here / "run", tmp_path / "corpus")
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(here, tmp_path, capsys):
+    from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
+
+    folder = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4)).save_pretrained(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for change in ({"cell": "lstm"}, {"hidden_size": 16}, {"n_layers": 2}):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        assert "model.safetensors" in refused(capsys, "evaluate", folder, here / "corpus")
+    command = ["train", "--corpus", here / "corpus", "--out", here / "run", *SMALL, "--hidden-size", "16"]
+    assert "hidden_size" in refused(capsys, *command)
+
+
+def test_recipes_and_their_parameters(tmp_path, capsys):
+    assert "did you mean 'smoke'" in refused(capsys, "run", "smok")
+    assert "give --data" in refused(capsys, "run", "small_cpu", "--out", tmp_path)
+    assert "did you mean 'hidden_size'" in refused(capsys, "run", "smoke", "--set", "hiden_size=8", "--out", tmp_path)
+    assert "key=value" in refused(capsys, "run", "smoke", "--set", "epochs", "--out", tmp_path)
+    assert "must be int" in refused(capsys, "run", "smoke", "--set", "epochs=many", "--out", tmp_path)
+    own = tmp_path / "own.yaml"
+    for text, expected in (("- a\n- b\n", "key: value"), ("a: [1\n", "not YAML"), ("chain: [61_trian]\n", "61_train")):
+        own.write_text(text)
+        assert expected in refused(capsys, "run", own, "--out", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"], "nothing is made before all is checked"
+
+
+@pytest.mark.parametrize("name", ["smoke", "small_cpu"])
+def test_shipped_recipes_fit_their_notebooks(name, tmp_path):
+    plan = plan_run(read_recipe(name), {"data": "samples"}, tmp_path)
+    assert list(plan) == ["60_make_shards", "61_train", "62_transfer", "63_map_the_neuron"]
+    assert {values["run"] for values in plan.values()} == {str(tmp_path)}
+    assert plan["61_train"]["hidden_size"] == {"smoke": 256, "small_cpu": 512}[name]
+
+
+def test_values_take_the_type_of_the_default():
+    assert as_default("lr", "1e-3", 0.1) == 0.001 and isinstance(as_default("lr", 1, 0.1), float)
+    assert as_default("epochs", 2.0, 1) == 2 and isinstance(as_default("epochs", 2.0, 1), int)
+    assert as_default("data", ["a", "b"], "samples") == ["a", "b"] and as_default("unit", None, 3) is None
+    for value, default in (("yes", True), (1, True), (True, 1), (2.5, 1), ("many", 1), ([1], 0.5), (float("inf"), 1)):
+        with pytest.raises(KitError):
+            as_default("it", value, default)
