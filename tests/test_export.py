@@ -1,0 +1,48 @@
+"""The package is what the notebooks say, and so is the README: nothing edited by hand, nothing left over."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from sync import ROOT, SCRIPTS, default_exp, notebooks, readme, stale_modules
+
+
+def test_package_equals_a_fresh_export(tmp_path):
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs")
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    (tmp_path / "sentiment_kit").mkdir()
+    subprocess.run([SCRIPTS / "nbdev_export"], cwd=tmp_path, check=True)
+    fresh = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "sentiment_kit").glob("*.py")}
+    ours = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "sentiment_kit").glob("*.py")}
+    assert set(ours) == set(fresh), "run `make sync`: modules and notebooks do not match"
+    assert [name for name in fresh if fresh[name] != ours[name]] == [], (
+        "run `make sync`: these differ from their notebooks"
+    )
+
+
+def test_no_stale_module():
+    assert stale_modules() == []
+    assert {path.stem for path in (ROOT / "sentiment_kit").glob("[!_]*.py")} == {
+        default_exp(path) for path in notebooks("lib")
+    }
+
+
+def test_everything_exported_is_in_git():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "sentiment_kit", "nbs"], cwd=ROOT, capture_output=True, text=True)
+    tracked = set(listed.stdout.split("\n"))
+    made = [*(ROOT / "sentiment_kit").glob("*.py"), *notebooks()]
+    assert [path.name for path in made if str(path.relative_to(ROOT)) not in tracked] == [], "git add them"
+
+
+def test_readme_equals_the_index():
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run `make sync`: README.md is not index.ipynb"
+
+
+def test_links_of_the_readme_lead_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)\s]+)", text) if not re.match(r"https?://|#", link)]
+    assert len(links) > 20
+    assert [link for link in links if not (ROOT / link.split("#")[0]).exists()] == []

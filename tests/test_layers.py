@@ -1,0 +1,99 @@
+"""Numbers are addresses: a module imports only lower numbers, and training and featurising need almost nothing."""
+
+import ast
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from importlib.metadata import packages_distributions
+
+import pytest
+from packaging.utils import canonicalize_name
+from sync import ROOT, cells, default_exp, notebooks
+
+NUMBER = {default_exp(path): int(path.stem[:2]) for path in notebooks("lib")}
+BARE = [name for name, n in NUMBER.items() if n in (0, 1, 3, 4, 30) or 10 <= n <= 24]
+LIGHT = {
+    "torch",
+    "numpy",
+    "safetensors",
+    "tqdm",
+    "triton",
+}  # all that a training machine has; triton where there is CUDA
+IMPORT_NAME = {"scikit-learn": "sklearn"}  # where it is not the name of the distribution
+DEV_ONLY = {"nbdev", "fastcore", "execnb", "ghapi", "fastgit"}
+
+
+def tree(module):
+    return ast.parse((ROOT / "sentiment_kit" / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def imported(nodes):
+    "Full names of the modules that these syntax nodes import; nbdev writes our own as `.files`."
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert all(alias.name != "*" for alias in node.names), "no `import *`"
+            module = ".".join(["sentiment_kit"] * node.level + [node.module] * bool(node.module))
+            yield from [f"{module}.{alias.name}" for alias in node.names] if module == "sentiment_kit" else [module]
+
+
+def at_top(module):
+    "Syntax nodes that run on import: everything outside functions."
+    pending = list(tree(module).body)
+    while pending:
+        node = pending.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            pending.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("module", NUMBER)
+def test_imports_go_downhill(module):
+    ours = {name.split(".")[1] for name in imported(ast.walk(tree(module))) if name.startswith("sentiment_kit.")}
+    assert {name for name in ours & set(NUMBER) if NUMBER[name] >= NUMBER[module]} == set()
+
+
+@pytest.mark.parametrize("module", NUMBER)
+def test_users_need_no_nbdev(module):
+    assert {name.split(".")[0] for name in imported(ast.walk(tree(module)))} & DEV_ONLY == set()
+
+
+@pytest.mark.parametrize("module", BARE)
+def test_bare_modules_import_only_the_light_packages(module):
+    allowed = LIGHT | sys.stdlib_module_names | {"sentiment_kit"}
+    names = {name for name in imported(at_top(module)) if name.split(".")[0] not in allowed}
+    assert names <= {"sklearn.base", "sklearn.utils.validation"}, "an estimator's base classes are all"
+
+
+def test_bare_modules_import_where_the_rest_is_missing():
+    "A subprocess in which every other dependency fails to import: what a GPU machine's own Python looks like."
+    settings = ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    wanted = " ".join(settings["DEFAULT"][key] for key in ("requirements", "lab_requirements", "dev_requirements"))
+    named = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in wanted.split()}
+    missing = {IMPORT_NAME.get(name, name) for name in named} - LIGHT | {"IPython", "yaml", "pandas"}
+    needs_sklearn = [m for m in BARE if any(name.startswith("sklearn") for name in imported(at_top(m)))]
+    for modules, absent in ((set(BARE) - set(needs_sklearn), missing), (set(needs_sklearn), missing - {"sklearn"})):
+        lines = ["import importlib, sys", f"sys.modules.update(dict.fromkeys({sorted(absent)}))"]
+        lines += [f"importlib.import_module('sentiment_kit.{module}')" for module in sorted(modules)]
+        done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_import_is_of_a_pinned_package():
+    "What a notebook, a test or a module imports is what `make setup` installs: the rest works on one machine only."
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line and not line.startswith("#")}
+    sources = {path.name: path.read_text(encoding="utf-8") for path in [*(ROOT / "tests").glob("*.py")]}
+    sources |= {module: (ROOT / "sentiment_kit" / f"{module}.py").read_text(encoding="utf-8") for module in NUMBER}
+    for path in notebooks():
+        code = "\n".join(cell["source"] for cell in cells(path, "code"))
+        sources[path.name] = re.sub(r"^\s*[%!].*$", "", code, flags=re.M)
+    own = {"sentiment_kit", *(path.stem for path in (ROOT / "tests").glob("*.py"))} | sys.stdlib_module_names
+    of = packages_distributions()
+    for name, source in sources.items():
+        for package in {full.split(".")[0] for full in imported(ast.walk(ast.parse(source)))} - own:
+            made_by = {canonicalize_name(distribution) for distribution in of.get(package, [package])}
+            assert made_by & pinned, f"{name} imports {package}, which constraints.txt does not pin"

@@ -1,0 +1,72 @@
+"""The wheel has everything a user needs and nothing a developer needs."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import HeaderParser
+
+import pytest
+from sync import ROOT, notebooks
+
+PARTS = "settings.ini setup.py MANIFEST.in README.md LICENSE CITATION.cff Makefile ruff.toml constraints.txt"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    "Built as a release is: from the source archive, which proves MANIFEST.in too."
+    copy = tmp_path_factory.mktemp("build")
+    for name in PARTS.split():
+        shutil.copy(ROOT / name, copy)
+    for name in ("nbs", "sentiment_kit", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", copy / "dist", copy]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return next((copy / "dist").glob("*.whl"))
+
+
+def test_wheel_carries_modules_samples_runs_and_recipes(wheel):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {f"sentiment_kit/{path.name}" for path in (ROOT / "sentiment_kit").glob("*.py")}
+    for folder in ("samples", "static"):
+        found = (ROOT / "sentiment_kit" / folder).rglob("*")
+        wanted |= {str(path.relative_to(ROOT)) for path in found if path.is_file()}
+    wanted |= {f"sentiment_kit/runs/{path.name}" for path in notebooks("runs")}
+    wanted |= {f"sentiment_kit/runs/recipes/{path.name}" for path in (ROOT / "nbs/runs/recipes").glob("*.yaml")}
+    assert len(wanted) > 25
+    assert wanted - inside == set()
+    assert not [name for name in inside if name.startswith(("tests", "nbs")) or "checkpoints" in name]
+
+
+def test_users_are_not_asked_for_developers_tools(wheel):
+    archive = zipfile.ZipFile(wheel)
+    metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    requires = HeaderParser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist")
+    always = {line for line in requires if "extra ==" not in line}
+    assert any(line.startswith("torch>=") for line in always)
+    assert not [line for line in always if line.startswith(("nbdev", "fastcore", "pytest", "papermill", "jupyterlab"))]
+
+
+@pytest.mark.slow
+def test_wheel_works_in_a_clean_environment(wheel, tmp_path):
+    "Without extras: every module imports, the commands work, nbdev is not there. Then with [lab]: a whole run."
+
+    def call(*command, status=0):
+        done = subprocess.run([str(part) for part in command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+
+    call(sys.executable, "-m", "venv", tmp_path / "env")
+    python, kit = tmp_path / "env/bin/python", tmp_path / "env/bin/sentiment-kit"
+    install = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
+    call(*install, wheel)
+    call(python, "-c", "import nbdev", status=1)
+    call(python, "-c", "import fastcore", status=1)
+    modules = [path.stem for path in (ROOT / "sentiment_kit").glob("[!_]*.py")]
+    call(python, "-c", "import " + ", ".join(f"sentiment_kit.{module}" for module in modules))
+    assert "shards" in call(kit, "--help").stdout
+    refused = call(kit, "run", "smoke", status=2).stderr
+    assert refused.count("\n") == 1 and "sentiment_kit[lab]" in refused
+    call(*install, f"{wheel}[lab]")
+    assert "heatmap.html" in call(kit, "run", "smoke", "--set", "hidden_size=16", "epochs=1").stdout
