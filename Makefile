@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+RUN ?= out/smoke
 LIB := $(sort $(wildcard nbs/lib/*.ipynb))
 LIVE := $(LIB) $(sort $(wildcard nbs/runs/*.ipynb) $(wildcard nbs/tour/*.ipynb))
 
@@ -36,8 +37,9 @@ sync: setup  ## after editing notebooks: format, clean, export the package, writ
 	$(BIN)/ruff format --quiet nbs tests setup.py
 	$(BIN)/python tests/sync.py
 
-refresh: setup  ## execute every notebook in place, so that stored outputs and figures are of today
+refresh: setup  ## execute every notebook in place and redraw the README's heatmap from RUN=out/…
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level WARN $(LIVE)
+	$(BIN)/python tests/pictures.py $(RUN)
 	$(BIN)/python tests/sync.py
 
 lab: setup  ## JupyterLab on the notebooks

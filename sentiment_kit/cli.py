@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_CHAIN', 'COMMANDS', 'parse', 'did_you_mean', 'Shards', 'shards', 'train', 'open_model', 'Evaluate', 'evaluate',
            'Transfer', 'transfer', 'Heatmap', 'heatmap', 'Verify', 'verify', 'runs_folder', 'parameters', 'read_recipe',
-           'as_default', 'plan_run', 'execute', 'versions', 'summarise', 'Run', 'given_values', 'run', 'usage', 'main']
+           'as_default', 'plan_run', 'execute', 'summarise', 'Run', 'given_values', 'run', 'usage', 'main']
 
 # %% ../nbs/lib/50_cli.ipynb #00000002
 import ast
@@ -14,25 +14,20 @@ import io
 import json
 import logging
 import os
-import platform
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import which
 
 import tyro
 from tyro.conf import Positional, UseAppendAction
 
-from . import __version__
 from .files import KitError, read_json, write_json
 
 # %% ../nbs/lib/50_cli.ipynb #00000005
@@ -88,10 +83,14 @@ def shards(args: list[str]) -> None:
 # %% ../nbs/lib/50_cli.ipynb #0000000b
 def train(args: list[str]) -> None:
     "Train a language model on a corpus; the same command again resumes."
-    from sentiment_kit.trainer import TrainConfig
+    from sentiment_kit.trainer import Stopped, TrainConfig
     from sentiment_kit.trainer import train as train_model
 
-    print(train_model(parse(tyro.conf.OmitArgPrefixes[TrainConfig], args, train)))
+    config = parse(tyro.conf.OmitArgPrefixes[TrainConfig], args, train)
+    try:
+        print(train_model(config))
+    except Stopped as stopped:  # it was asked to, and has saved: no failure
+        print(stopped)
 
 # %% ../nbs/lib/50_cli.ipynb #0000000e
 def open_model(
@@ -311,17 +310,6 @@ def execute(
         raise KitError(f"{notebook.stem}: its kernel died, most often for want of memory; try a smaller size") from None
 
 # %% ../nbs/lib/50_cli.ipynb #00000027
-def versions() -> dict[str, str | None]:
-    "Of the kit, its checkout if it runs from one, Python and the libraries a figure depends on."
-    package = Path(str(files("sentiment_kit")))
-    commit = None
-    if (package.parent / "settings.ini").is_file() and which("git"):
-        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=package, capture_output=True, text=True)
-        commit = git.stdout.strip() or None
-    libraries = {name: version(name) for name in ("torch", "numpy", "scikit-learn", "papermill")}
-    return {"sentiment_kit": __version__, "commit": commit, "python": platform.python_version(), **libraries}
-
-# %% ../nbs/lib/50_cli.ipynb #0000002a
 def summarise(
     run: Path,  # a finished run's folder
 ) -> str:
@@ -341,7 +329,7 @@ def summarise(
     pages = [*sorted((run / "notebooks").glob("*.ipynb")), *run.glob("heatmap.html")]
     return "\n".join(["", *(f"{name:36}{value}" for name, value in rows), "", *map(str, pages)])
 
-# %% ../nbs/lib/50_cli.ipynb #0000002d
+# %% ../nbs/lib/50_cli.ipynb #0000002a
 @dataclass
 class Run:
     recipe: Positional[str]  # smoke, small_cpu, or a YAML file of your own
@@ -375,9 +363,11 @@ def run(args: list[str]) -> None:
     options = parse(Run, args, run)
     if find_spec("papermill") is None:
         raise KitError("run needs papermill and a kernel: pip install 'sentiment_kit[lab]'")
+    from sentiment_kit.trainer import environment
+
     folder = Path(options.out, options.name or Path(options.recipe).stem)
     plan = plan_run(read_recipe(options.recipe), given_values(options), folder.absolute())
-    record = {"recipe": options.recipe, "parameters": plan, "versions": versions(), "seconds": {}}
+    record = {"recipe": options.recipe, "parameters": plan, "environment": environment(), "seconds": {}}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the kernel, too, is told to stop
     try:
         for name, values in plan.items():
@@ -391,7 +381,7 @@ def run(args: list[str]) -> None:
     write_json(folder / "run.json", record)
     print(summarise(folder))
 
-# %% ../nbs/lib/50_cli.ipynb #0000002f
+# %% ../nbs/lib/50_cli.ipynb #0000002c
 COMMANDS = {command.__name__: command for command in (shards, train, evaluate, transfer, heatmap, verify, run)}
 
 

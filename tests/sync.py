@@ -36,6 +36,19 @@ def stale_modules() -> list[Path]:
     return [path for path in modules if MARK in path.read_text(encoding="utf-8") and path.name not in made]
 
 
+def drop_live_widgets() -> None:
+    "Keep the static picture of a stored widget, drop the live view: without its kernel it would show an error."
+    for path in notebooks():
+        notebook, live = json.loads(path.read_text(encoding="utf-8")), "application/vnd.jupyter.widget-view+json"
+        found = [
+            output for cell in notebook["cells"] for output in cell.get("outputs", []) if live in output.get("data", {})
+        ]
+        for output in found:
+            del output["data"][live]
+        if found:
+            path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def readme() -> str:
     "index.ipynb as Markdown, its relative links seen from the project's root instead of from nbs/."
     command = ["jupyter-nbconvert", "--to", "markdown", "--stdout", "--log-level", "ERROR", "nbs/index.ipynb"]
@@ -48,6 +61,7 @@ def readme() -> str:
 
 
 def main() -> None:
+    drop_live_widgets()
     subprocess.run([SCRIPTS / "nbdev_clean"], cwd=ROOT, check=True)
     for path in stale_modules():
         print(f"removing sentiment_kit/{path.name}: no notebook exports it")

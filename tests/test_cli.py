@@ -61,6 +61,17 @@ def test_console_script():
     assert time.monotonic() - start < 5
 
 
+def test_training_that_is_asked_to_stop_saves_and_exits_0(here, tmp_path):
+    words = ["train", "--corpus", f"{here}/corpus", "--out", f"{tmp_path}/run", *SMALL, "--epochs", "1000"]
+    process = subprocess.Popen([SCRIPTS / "sentiment-kit", *words], stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "run/metrics.jsonl").exists() or (tmp_path / "run/metrics.jsonl").read_text().count("\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert "stopped by SIGTERM at step" in process.communicate()[0]
+    assert process.returncode == 0 and list((tmp_path / "run/checkpoints").glob("step-*"))
+
+
 def test_commands_work_together(here, capsys):
     capsys.readouterr()
     assert main(["evaluate", f"{here}/run", f"{here}/corpus"]) == 0

@@ -50,7 +50,7 @@ def test_run_leaves_figures_notebooks_and_a_record(finished):
     assert [path.stem for path in sorted((finished / "notebooks").iterdir())] == list(RUN_CHAIN)
     record = json.loads((finished / "run.json").read_text())
     assert record["parameters"]["61_train"]["hidden_size"] == 16
-    assert record["versions"]["torch"] and record["recipe"] == "smoke" and set(record["seconds"]) == set(RUN_CHAIN)
+    assert record["environment"]["torch"] and record["recipe"] == "smoke" and set(record["seconds"]) == set(RUN_CHAIN)
     executed = nbformat.read(finished / "notebooks" / "61_train.ipynb", 4)
     assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells)
     corpus = json.loads((finished / "environment.json").read_text())["corpus"]
