@@ -37,15 +37,16 @@ def stale_modules() -> list[Path]:
 
 
 def drop_live_widgets() -> None:
-    "Keep the static picture of a stored widget, drop the live view: without its kernel it would show an error."
+    "Keep the static picture of a stored widget; drop its state, and the live view that needs a kernel."
     for path in notebooks():
-        notebook, live = json.loads(path.read_text(encoding="utf-8")), "application/vnd.jupyter.widget-view+json"
-        found = [
-            output for cell in notebook["cells"] for output in cell.get("outputs", []) if live in output.get("data", {})
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+        live = [
+            output["data"].pop("application/vnd.jupyter.widget-view+json", None)
+            for output in outputs
+            if "data" in output
         ]
-        for output in found:
-            del output["data"][live]
-        if found:
+        if notebook["metadata"].pop("widgets", None) or any(live):
             path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
