@@ -65,7 +65,7 @@ def time_major(
     state: MLSTMState,
     reset_BT: torch.Tensor | None,
     embed_VE: torch.Tensor | None,
-) -> tuple:  # x_TBD (or the table embed_VE), ids_TB (or None), reset_TB (or None)
+) -> tuple:  # x_TBD (or the table embed_VE), ids_TB (or None), reset_TB (None where nothing is reset)
     "Inputs with time first, or one sentence about what does not fit."
     is_ids = not x.is_floating_point()
     if is_ids != (embed_VE is not None) or x.dim() != (2 if is_ids else 3):
@@ -73,7 +73,8 @@ def time_major(
         raise KitError(f"expected float inputs [B,T,D], or integer ids [B,T] with embed_VE=; got {got}")
     if state.c_LBH.shape[1] != x.shape[0]:
         raise KitError(f"the state has {state.c_LBH.shape[1]} lanes, this batch has {x.shape[0]}; pass its own state")
-    reset_TB = None if reset_BT is None else reset_BT.t().contiguous()
+    resets = reset_BT is not None and bool(reset_BT.any())  # most windows have none: then nothing is masked
+    reset_TB = reset_BT.t().contiguous() if resets else None
     return (embed_VE, x.t().contiguous(), reset_TB) if is_ids else (x.transpose(0, 1), None, reset_TB)
 
 # %% ../nbs/lib/16_mlstm.ipynb #0000000c

@@ -247,7 +247,7 @@ class Progress(Callback):
         if style == "auto":
             style = "bar" if sys.stderr.isatty() or "ipykernel" in sys.modules else "lines"
         self.lines, self.last, self.bar, self.bits = style == "lines", time.perf_counter(), None, None
-        self.first = self.bytes = trainer.bytes
+        self.bytes = trainer.bytes
         if style == "bar":
             self.bar = tqdm(total=trainer.total_bytes, initial=trainer.bytes, unit="B", unit_scale=True)
 
