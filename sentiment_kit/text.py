@@ -80,7 +80,7 @@ def graphemes(
     "One slice of `b` for each user-perceived character (UAX #29); together they cover every byte, in order."
     import regex
 
-    clusters = regex.findall(r"\X", bytes(b).decode("utf-8", "surrogateescape"))
+    clusters = regex.findall(r"[\udc80-\udcff]|\X", bytes(b).decode("utf-8", "surrogateescape"))
     slices, start = [], 0
     for cluster in clusters:
         stop = start + len(cluster.encode("utf-8", "surrogateescape"))
