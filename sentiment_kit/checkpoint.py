@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['optimizer_tensors', 'load_optimizer_tensors', 'step_folder', 'save_checkpoint', 'verify_checkpoint',
-           'latest_checkpoint', 'Checkpoint', 'load_checkpoint', 'prune_checkpoints']
+           'latest_checkpoint', 'find_model', 'Checkpoint', 'load_checkpoint', 'prune_checkpoints']
 
 # %% ../nbs/lib/22_checkpoint.ipynb #00000002
 import os
@@ -95,6 +95,19 @@ def latest_checkpoint(
     return None
 
 # %% ../nbs/lib/22_checkpoint.ipynb #0000000e
+def find_model(
+    where: str | Path,  # a folder with a model in it (a checkpoint is one), a run folder, or the folder of checkpoints
+) -> Path:
+    "The folder to open as a model: `where` itself, or the newest whole checkpoint in it."
+    where = Path(where)
+    if any((where / name).exists() for name in ("config.json", "model.safetensors")):
+        return where
+    newest = latest_checkpoint(where)
+    if newest is None:
+        raise KitError(f"{where} has no whole checkpoint; train there first, or name another folder")
+    return newest
+
+# %% ../nbs/lib/22_checkpoint.ipynb #00000011
 class Checkpoint(NamedTuple):
     "What `load_checkpoint` gives beside the model and the optimizer it fills."
 
@@ -119,7 +132,7 @@ def load_checkpoint(
     state = MLSTMState(lanes["h_LBH"].to(device), lanes["c_LBH"].to(device))
     return Checkpoint(folder, state, read_json(folder / "trainer.json"))
 
-# %% ../nbs/lib/22_checkpoint.ipynb #00000012
+# %% ../nbs/lib/22_checkpoint.ipynb #00000015
 def prune_checkpoints(
     checkpoints: str | Path,
     keep: int = 2,  # how many of the newest stay

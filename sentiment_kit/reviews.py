@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'KEYS', 'PUNCTUATION', 'SAMPLES', 'SAMPLE_KEYS', 'Review', 'find_inputs', 'open_bytes', 'json_rows',
            'csv_rows', 'read_rows', 'find_columns', 'Quarantine', 'to_review', 'read_reviews', 'dedup_key', 'Texts',
-           'to_texts', 'load_labelled', 'load_dataset']
+           'to_texts', 'load_labelled', 'load_dataset', 'load_splits']
 
 # %% ../nbs/lib/02_reviews.ipynb #00000002
 import csv
@@ -17,7 +17,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
@@ -328,3 +328,14 @@ def load_dataset(
         raise KitError(f"there is no dataset {name!r}; known: samples. For files of your own use load_labelled")
     reviews = list(read_reviews(SAMPLES, **SAMPLE_KEYS, max_bad=0))
     return {split: to_texts([r for r in reviews if r.split == split]) for split in ("train", "valid", "test")}
+
+# %% ../nbs/lib/02_reviews.ipynb #0000002d
+def load_splits(
+    labels: Sequence[str],  # one dataset's name, or three labelled files: train, valid, test
+    text_key: str | None = None,  # the files' text column, see `load_labelled`
+    label_key: str | None = None,  # and their label column
+) -> dict[str, Texts]:
+    "A dataset by name, or three labelled files, as `dict(train=, valid=, test=)`."
+    if len(labels) not in (1, 3):
+        raise KitError(f"labels has {len(labels)} entries; give samples, or three files: train, valid, test")
+    return load_dataset(*labels) if len(labels) == 1 else load_labelled(*labels, text_key, label_key)
