@@ -46,7 +46,7 @@ def test_slot_refill_equals_one_by_one(pool, changes):
 def test_state_and_layer_are_those_of_the_model(layer):
     model = make_model(n_layers=2)
     [encoded] = encode_texts(["Not bad, not bad."], "openai")
-    h_BTH, c_BTH, _ = model.states(torch.tensor([list(encoded)]), layer=layer)
+    h_BTH, c_BTH, _ = model.prepare(1).states(torch.tensor([list(encoded)]), layer=layer)
     for state, values_BTH in dict(cell=c_BTH, hidden=h_BTH, tanh_cell=torch.tanh(c_BTH)).items():
         X_NU = ByteFeaturizer(model, state=state, layer=layer).transform(["Not bad, not bad."])
         np.testing.assert_allclose(X_NU[0], values_BTH[0, -1].numpy(), atol=1e-6)
@@ -56,7 +56,7 @@ def test_traces_are_carried_over_pieces_and_cut_to_units():
     model, text = make_model(), b"0123456789" * 100
     c_TU = record_states(model, text, units=[11, 0])
     assert c_TU.shape == (1000, 2)
-    _, c_BTH, _ = model.states(torch.tensor([list(text[:700])]))
+    _, c_BTH, _ = model.prepare(1).states(torch.tensor([list(text[:700])]))
     np.testing.assert_allclose(c_TU[:700], c_BTH[0, :, [11, 0]].numpy(), atol=1e-6)
 
 

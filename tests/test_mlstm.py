@@ -8,7 +8,7 @@ import torch
 from sentiment_kit.cpu_kernels import Product, packing_works
 from sentiment_kit.files import KitError
 from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.mlstm import LSTM, MLSTM, MLSTMState
+from sentiment_kit.mlstm import LSTM, MLSTM, MLSTMState, Reader
 from sentiment_kit.norms import weight_norm
 from sentiment_kit.recurrence import recurrence
 from sentiment_kit.reference import run_steps
@@ -78,24 +78,73 @@ def test_gradients_when_only_the_last_state_or_only_h_is_used(kind):
         torch.testing.assert_close(*grads)
 
 
+BOUNDS = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
+CASES = {  # B, T, H, L, resets inside, what the loss looks at
+    "many bytes": (16, 40, 64, 1, True, "all"),
+    "one byte": (8, 1, 48, 1, False, "all"),
+    "one lane": (1, 24, 48, 1, True, "all"),
+    "odd shapes": (3, 17, 37, 1, True, "all"),
+    "two layers": (6, 20, 48, 2, True, "all"),
+    "only the last state": (6, 20, 48, 1, False, "last"),
+    "cell not used": (6, 20, 48, 1, True, "h"),
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("precision, bound", [("fp32", 1e-5), ("bf16", 2e-2)])
-def test_relative_gradient_error_in_low_precision(kind, precision, bound):
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("case", CASES)
+def test_relative_gradient_error(kind, precision, case):
+    "Windows with a carried state, from bytes through a table: every gradient against the oracle in float64."
     torch.manual_seed(4)
-    B, T, D, H = 16, 40, 24, 64
-    exact = KINDS[kind](D, H).double()
-    low = KINDS[kind](D, H, precision=precision)
-    low.load_state_dict({name: t.float() for name, t in exact.state_dict().items()})
+    B, T, H, L, with_resets, looks_at = CASES[case]
+    low = KINDS[kind](24, H, L, precision=precision)
+    exact = KINDS[kind](24, H, L).double()
     exact.load_state_dict({name: t.double() for name, t in low.state_dict().items()})
-    x_BTD = torch.randn(B, T, D)
-    reset_BT = torch.rand(B, T) < 0.05
-    grads = []
-    for rnn, x in ((low, x_BTD), (exact, x_BTD.double())):
-        loss_of(*rnn(x, None, reset_BT)).backward()
-        grads.append([p.grad.double() for p in rnn.parameters()])
-    for name, a, b in zip([n for n, _ in exact.named_parameters()], *grads, strict=True):
-        error = (a - b).norm() / b.norm()
-        assert error < bound, f"{name}: {error:.1e}"
+    ids_BT, embed_VE = torch.randint(50, (B, 2 * T)), torch.randn(50, 24)
+    reset_BT = torch.rand(B, 2 * T) < 0.08 if with_resets else None
+    first = [torch.randn(L, B, H) / 2 for _ in range(2)]
+    grads, leaves = [], []
+    for rnn, dtype in ((low, torch.float32), (exact, torch.float64)):
+        leaves = [t.to(dtype).requires_grad_() for t in (embed_VE, *first)] + list(rnn.parameters())
+        state, seen = MLSTMState(*leaves[1:3]), []
+        for now in (slice(0, T), slice(T, 2 * T)):
+            resets = None if reset_BT is None else reset_BT[:, now]
+            if rnn is low:
+                h_BTH, state = rnn(ids_BT[:, now], state, resets, leaves[0])
+            else:
+                h_BTH, state = oracle(rnn, torch.embedding(leaves[0], ids_BT[:, now]), state, resets)
+            seen.append(h_BTH)
+        h_BTH = torch.cat(seen, 1)
+        losses = {"all": loss_of(h_BTH, state), "last": state.c_LBH.square().sum(), "h": h_BTH.sin().sum()}
+        scale = 256 if precision == "fp16" else 1  # without it small gradients are 0 in fp16
+        grads.append([d / scale for d in torch.autograd.grad(losses[looks_at] * scale, leaves)])
+    names = ["embed", "h", "c"] + [n for n, _ in exact.named_parameters()]
+    for name, ours, theirs in zip(names, *grads, strict=True):
+        error = (ours.double() - theirs).norm() / theirs.norm()
+        assert error < BOUNDS[precision], f"{name}: {error:.1e}"
+
+
+def test_walking_back_twice_gives_the_same():
+    torch.manual_seed(10)
+    rnn, x_BTD = MLSTM(4, 6), torch.randn(3, 11, 4)
+    loss = loss_of(*rnn(x_BTD))
+    first, second = (torch.autograd.grad(loss, list(rnn.parameters()), retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_a_reader_reads_what_the_stack_reads_piece_by_piece(precision):
+    torch.manual_seed(11)
+    rnn, ids_BT, embed_VE = MLSTM(4, 6, n_layers=2, precision=precision), torch.randint(26, (3, 30)), torch.randn(26, 4)
+    reset_BT = torch.rand(3, 30) < 0.1
+    whole_BTH, end = rnn(ids_BT, None, reset_BT, embed_VE)
+    reader, state, pieces = Reader(rnn, 3, embed_VE), None, []
+    for a, b in itertools.pairwise([0, 8, 16, 17, 24, 30]):
+        h_BTH, _, state = reader.states(ids_BT[:, a:b], state, reset_BT[:, a:b])
+        pieces.append(h_BTH.clone())
+    tolerance = dict(rtol=1e-5, atol=1e-6) if precision == "fp32" else dict(rtol=0, atol=2e-2)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole_BTH, **tolerance)
+    torch.testing.assert_close(state, end, **tolerance)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,10 +198,11 @@ def test_states_are_those_of_forward_in_every_layer():
     torch.manual_seed(8)
     rnn, x_BTD = MLSTM(4, 6, n_layers=2), torch.randn(3, 11, 4)
     h_BTH, end = rnn(x_BTD)
-    top_h, top_c, end_again = rnn.states(x_BTD)
+    reader = Reader(rnn, 3)
+    top_h, top_c, end_again = reader.states(x_BTD)
     torch.testing.assert_close((top_h, end_again), (h_BTH, end))
     torch.testing.assert_close(top_c[:, -1], end.c_LBH[1])
-    torch.testing.assert_close(rnn.states(x_BTD, layer=0)[1][:, -1], end.c_LBH[0])
+    torch.testing.assert_close(reader.states(x_BTD, layer=0)[1][:, -1], end.c_LBH[0])
 
 
 def test_a_batch_before_does_not_leak_through_used_buffers():

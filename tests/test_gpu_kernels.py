@@ -1,0 +1,350 @@
+"""The GPU kernels against the step-by-step oracle: here in Triton's interpreter, on a GPU also as CUDA graphs."""
+
+import gc
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from gpu import BOUNDS, CASES, Case, compare, floor_seconds, make_problem, results_of, run_ours
+
+from sentiment_kit import gpu_kernels
+from sentiment_kit.files import KitError
+
+pytest.importorskip("triton")
+KINDS = ("mlstm", "lstm")
+
+
+def private_copy():
+    spec = importlib.util.spec_from_file_location("sentiment_kit.gpu_kernels_copy", gpu_kernels.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    "A copy of the module whose kernels are interpreted on the CPU, whatever the session has imported before."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        module = private_copy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("triton.runtime.interpreter._convert_float", rounded(module.triton.runtime.interpreter))
+        module.plans.use_graphs = False
+        yield module
+
+
+def rounded(interpreter):
+    "The interpreter cuts fp32 off to bf16; a GPU rounds to nearest, ties to even."
+    cut_off = interpreter._convert_float
+
+    def convert(values, source, target, mode):
+        if source.name == "fp32" and target.name == "bf16":
+            return torch.from_numpy(values).bfloat16().view(torch.int16).numpy().view("uint16")
+        return cut_off(values, source, target, mode)
+
+    return convert
+
+
+@pytest.fixture
+def run(kernels):
+    return as_recurrence(kernels)
+
+
+def as_recurrence(module):
+    "What `recurrence` does with a kernel set."
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            ctx.tape = module.run_forward(*args, keep=True)
+            return ctx.tape.h[1:], ctx.tape.c[-1].clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, dh_TBH, dc_BH):
+            return *module.run_backward(ctx.tape, dh_TBH, dc_BH), None, None, None
+
+    return Function.apply
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_states_and_gradients_equal_the_oracle(run, case, kind, precision):
+    errors, _ = compare(run, case, kind, precision, "cpu")
+    assert max(errors.values()) < BOUNDS[precision], errors
+
+
+SMALL = Case("small", T=2, B=2, H=8, V=4, resets=True)
+
+
+def inputs(kind, case=SMALL):
+    "Arguments of `run_forward` for a table of bytes, without gradients."
+    leaves, ids_TB, reset_TB, above_TBH = make_problem(case, kind, "cpu")
+    w = {name: t.detach() for name, t in leaves.items()}
+    zx, mx = w["x"] @ w["w_x0"] + w["b0"], w["x"] @ w["w_mx0"] if kind == "mlstm" else None
+    return [zx, mx, w["w_h0"], w.get("w_mh0"), w["h0"], w["c0"], ids_TB, reset_TB], above_TBH
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_inference_gives_all_states_of_training_and_keeps_no_gates(kernels, kind, precision):
+    args, _ = inputs(kind)
+    kept, seen = kernels.run_forward(*args, precision, keep=True), kernels.run_forward(*args, precision)
+    assert seen.h.dtype == seen.c.dtype == torch.float32
+    assert torch.equal(kept.h, seen.h) and torch.equal(kept.c[-1], seen.c[-1])
+    assert torch.equal(seen.c, kept.plan.c_TBH) and seen.plan is None
+    shape = kept.plan.shape._replace(keep=False)
+    assert kernels.Plan(shape).g_KBG.shape[0] == 1
+    with pytest.raises(KitError):
+        kernels.run_backward(seen, seen.h[1:], seen.c[-1])
+
+
+def test_a_second_way_back_is_refused(kernels):
+    args, above_TBH = inputs("mlstm")
+    tape = kernels.run_forward(*args, keep=True)
+    kernels.run_backward(tape, above_TBH, above_TBH[0])
+    with pytest.raises(KitError, match="forward"):
+        kernels.run_backward(tape, above_TBH, above_TBH[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_tapes_alive_do_not_disturb_each_other(kernels, kind, graphs):
+    args, above_TBH = inputs(kind)
+    others = [t if t is None or not t.is_floating_point() else t + 0.1 for t in args]
+    alone = [kernels.run_backward(kernels.run_forward(*a, keep=True), above_TBH, above_TBH[0]) for a in (args, others)]
+    tapes = [kernels.run_forward(*a, keep=True) for a in (args, others)]
+    assert tapes[0].plan is not tapes[1].plan
+    together = [kernels.run_backward(tape, above_TBH, above_TBH[0]) for tape in tapes]
+    for a, b in zip(alone, together, strict=True):
+        assert all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_reset_forgets_even_a_state_that_is_not_a_number(kernels):
+    for kind in KINDS:
+        args, above_TBH = inputs(kind)
+        args[7] = torch.zeros_like(args[6], dtype=torch.bool)
+        args[7][0] = True
+        clean = args[:4] + [torch.zeros_like(args[4])] * 2 + args[6:]
+        args[4] = args[5] = torch.full_like(args[4], float("nan"))
+        tapes = [kernels.run_forward(*a, keep=True) for a in (args, clean)]
+        assert torch.equal(tapes[0].h[1:], tapes[1].h[1:])
+        for a, b in zip(*(kernels.run_backward(t, above_TBH, above_TBH[0]) for t in tapes), strict=True):
+            assert a is b is None or torch.equal(a, b)
+
+
+def test_an_id_outside_the_table_gives_nan_in_its_lane_only(kernels):
+    args, _ = inputs("mlstm", CASES[0])
+    args[6] = args[6].clone()
+    args[6][0, 1] = len(args[0])
+    h_BH = kernels.run_forward(*args).h[-1]
+    assert h_BH[1].isnan().all() and h_BH[0].isfinite().all()
+
+
+def test_table_gradient_does_not_depend_on_the_pieces(kernels, monkeypatch):
+    d_NO, ids_N = torch.randn(50, 3).bfloat16(), torch.randint(7, (50,))
+    want = torch.zeros(7, 3).index_add_(0, ids_N, d_NO.float())
+    for elements in (1, 40, 2**20):
+        monkeypatch.setattr(kernels, "ONE_HOT", elements)
+        torch.testing.assert_close(kernels.table_gradient(d_NO, ids_N, 7), want)
+
+
+def test_trained_under_inference_mode_before(kernels, graphs):
+    "A recording made under inference_mode is replayed outside of it."
+    args, above_TBH = inputs("mlstm")
+    with torch.inference_mode():
+        kernels.run_forward(*args)
+        kernels.run_forward(*args)
+    kernels.run_forward(*args)
+    assert graphs == ["forward_loop"] and len(kernels.plans.idle) == 1
+    tape = kernels.run_forward(*args, keep=True)
+    assert torch.isfinite(kernels.run_backward(tape, above_TBH, above_TBH[0])[0]).all()
+
+
+@pytest.fixture
+def graphs(kernels, monkeypatch):
+    "Recording, played by a stand-in: it lists the loops that were recorded and runs them when replayed."
+    recorded = []
+
+    def capture(loop):
+        loop()
+        recorded.append(loop.__name__)
+        return SimpleNamespace(replay=loop)
+
+    monkeypatch.setattr(kernels, "capture", capture)
+    monkeypatch.setattr(kernels, "plans", kernels.Plans())
+    return recorded
+
+
+def test_a_shape_met_twice_is_recorded_once_and_replayed(kernels, graphs):
+    args, above_TBH = inputs("mlstm")
+    results = []
+    for _ in range(4):
+        tape = kernels.run_forward(*args, keep=True)
+        results.append((tape.h, *kernels.run_backward(tape, above_TBH, above_TBH[0])))
+    assert graphs == ["forward_loop", "backward_loop"]
+    assert len(kernels.plans.idle) == 1
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_a_plan_is_busy_until_walked_back_or_forgotten(kernels, graphs):
+    args, above_TBH = inputs("lstm")
+    kernels.run_forward(*args, keep=True)
+    first, second = (kernels.run_forward(*args, keep=True) for _ in range(2))
+    plans = {id(first.plan), id(second.plan)}
+    assert len(plans) == 2 and not kernels.plans.idle
+    kernels.run_backward(first, above_TBH, above_TBH[0])
+    assert len(kernels.plans.idle) == 1  # though `first` is alive
+    del second
+    gc.collect()
+    assert {id(plan) for plan in kernels.plans.idle} == plans
+    assert id(kernels.run_forward(*args, keep=True).plan) in plans
+
+
+def test_results_do_not_change_when_their_plan_is_used_again(kernels, graphs):
+    args, above_TBH = inputs("mlstm")
+    tape = [kernels.run_forward(*args, keep=True) for _ in range(2)][1]
+    results = tape.h, tape.c, *kernels.run_backward(tape, above_TBH, above_TBH[0])
+    before = [t.clone() for t in results]
+    others = [t if t is None or not t.is_floating_point() else t + 0.1 for t in args]
+    again = kernels.run_forward(*others, keep=True)
+    kernels.run_backward(again, above_TBH + 1, above_TBH[1])
+    assert all(torch.equal(a, b) for a, b in zip(before, results, strict=True))
+
+
+def pool(kernels, **options):
+    return kernels.Plans(lambda shape, graphed: SimpleNamespace(shape=shape, graphed=graphed, graphs={}), **options)
+
+
+def test_layers_that_take_turns_get_graphs_and_a_lone_odd_shape_does_not(kernels):
+    plans = pool(kernels)
+    for step in range(3):
+        held = [plans.take(shape) for shape in ("bytes", "floats", "floats")]
+        assert [plan.graphed for plan in held] == [step > 0, step > 0, True]
+        for plan in held:
+            plans.give(plan)
+    assert not plans.take("odd").graphed
+    for _ in range(8):
+        plans.give(plans.take("bytes"))
+    assert not plans.take("odd").graphed
+
+
+def test_an_idle_recording_is_used_again_after_a_long_time(kernels):
+    plans = pool(kernels)
+    for shape in ("train", "train", *["valid"] * 20):
+        plans.give(plans.take(shape))
+    assert plans.take("train").graphed
+    plans.use_graphs = False
+    assert not plans.take("valid").graphed
+
+
+def test_the_pool_keeps_the_last_used_and_gives_way_when_memory_ends(kernels):
+    plans = pool(kernels, limit=2)
+    for shape in "aabbccbb":
+        plans.give(plans.take(shape))
+    assert [plan.shape for plan in plans.idle] == ["c", "b"]
+
+    def make(shape, graphed):
+        if plans.idle:
+            raise torch.OutOfMemoryError("full")
+        return SimpleNamespace(shape=shape, graphed=graphed)
+
+    plans.make = make
+    assert plans.take("d").shape == "d" and not plans.idle
+
+
+def test_unknown_precision_and_devices_without_kernels(kernels):
+    args, _ = inputs("mlstm")
+    with pytest.raises(KitError, match="fp64"):
+        kernels.run_forward(*args, "fp64")
+    assert not kernels.available("cpu") and not kernels.available(torch.device("meta"))
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton was imported as an interpreter")
+@pytest.mark.parametrize("name", ["multiply", "gates", "gates_backward", "multiply_backward"])
+def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
+    "The compiler needs no GPU: each kernel becomes code for compute capability 9, whose block loads are 16 bytes wide."
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    fn = getattr(private_copy(), name)
+    wide, ids = ("c_BH", "c_out_BH", "dc_BH", "zx_VG", "mx_VH"), ("ids_B", "reset_B", "reset_next_B")
+    types = {"V": "i32", "H": "constexpr", "BLOCK": "constexpr"}
+    types |= dict.fromkeys(wide, "*fp32") | dict.fromkeys(ids, "*i64")
+    types = {arg: types.get(arg, "*bf16") for arg in fn.arg_names}
+    aligned = {(k,): [["tt.divisibility", 16]] for k, arg in enumerate(types) if types[arg].startswith("*")}
+    source = ASTSource(fn, types, constexprs={"H": 4096, "BLOCK": 1024}, attrs=aligned)
+    code = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    loads = re.findall(r"\bld\.global\S*", code)
+    narrow = [load for load in loads if ".v4" not in load]
+    assert len(narrow) == len(set(ids) & set(types)), loads  # one number for each lane
+
+
+def test_the_module_can_be_read_without_triton():
+    code = "import sys; sys.modules['triton'] = None\n"
+    code += "from sentiment_kit.gpu_kernels import available; print(available('cuda'))"
+    root = Path(gpu_kernels.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_floors_of_the_paper_card():
+    "H100 on paper: 800 TFLOP/s, 3.0 TB/s. 256 lanes are bound by bytes in the loop, 512 by arithmetic."
+    rates = {B: B / floor_seconds(4096, B, 1, 8e14, 3e12) / 1e6 for B in (128, 256, 512)}
+    assert {B: round(rate, 2) for B, rate in rates.items()} == {128: 0.92, 256: 1.55, 512: 1.59}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_make_gpu_says_so_without_cuda(tmp_path):
+    script = Path(__file__).with_name("gpu.py")
+    done = subprocess.run([sys.executable, script, "--out", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "CUDA" in done.stderr
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_graphs_and_launches_agree_with_the_oracle_and_bit_for_bit(case, kind, precision, monkeypatch):
+    monkeypatch.setattr(gpu_kernels, "plans", gpu_kernels.Plans())
+    run = as_recurrence(gpu_kernels)
+    errors, replays = compare(run, case, kind, precision, "cuda", again=4)
+    assert max(errors.values()) < BOUNDS[precision], errors
+    assert all(len(plan.graphs) == 2 for plan in gpu_kernels.plans.idle) and gpu_kernels.plans.idle
+    gpu_kernels.plans.use_graphs = False
+    _, launches = compare(run, case, kind, precision, "cuda", again=2)
+    for other in (*replays, *launches):
+        assert all(torch.equal(other[name], t) for name, t in launches[0].items())
+
+
+@pytest.mark.cuda
+def test_nothing_waits_for_the_device(monkeypatch):
+    monkeypatch.setattr(gpu_kernels, "plans", gpu_kernels.Plans())
+    case = Case("no waiting", T=4, resets=True)
+    leaves, ids_TB, reset_TB, above_TBH = make_problem(case, "mlstm", "cuda")
+    run = as_recurrence(gpu_kernels)
+    for step in range(4):
+        torch.cuda.set_sync_debug_mode("error" if step == 3 else "default")
+        try:
+            results_of(case, leaves, above_TBH, run_ours(run, case, leaves, ids_TB, reset_TB, "bf16"))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+def test_make_gpu_checks_itself(tmp_path):
+    script = Path(__file__).with_name("gpu.py")
+    done = subprocess.run([sys.executable, script, "--check", "--out", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert json.loads((tmp_path / "gpu.json").read_text())["check_failed"] == []
