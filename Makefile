@@ -45,11 +45,12 @@ refresh: setup  ## execute every notebook in place and redraw the README's heatm
 lab: setup  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs
 
-gpu:  ## correctness and speed on CUDA
-	@echo 'make gpu: waits for nbs/lib/14_gpu_kernels, which does not exist yet' >&2; exit 2
+# A GPU box often has a torch of its own and nothing else: this one runs with its python3, not with .venv.
+gpu:  ## on CUDA: correctness, speed and one leg of training, under 8 minutes, into out/gpu
+	PYTHONPATH=. $(PYTHON) tests/gpu.py $(GPU)
 
-bench:  ## speed beside its peers and its floor
-	@echo 'make bench: waits for nbs/runs/68_speed, which does not exist yet' >&2; exit 2
+bench: setup  ## speed beside its peers and its floor, 25 minutes on an idle machine, into out/bench
+	$(BIN)/sentiment-kit run bench
 
 docs:  ## the notebooks as static pages
 	@echo 'make docs: waits for the pages of the interactive lab, which do not exist yet' >&2; exit 2

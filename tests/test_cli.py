@@ -88,6 +88,56 @@ def test_commands_work_together(here, capsys):
     assert "cell 5" in (here / "found.html").read_text(encoding="utf-8")
 
 
+def test_generated_text_is_the_library_s_and_streams(here, capsys):
+    from sentiment_kit.checkpoint import find_model
+    from sentiment_kit.generate import generate
+    from sentiment_kit.language_model import LanguageModel
+
+    model = LanguageModel.from_pretrained(find_model(here / "run"))
+    command = ["generate", f"{here}/run", "--prompt", "Zoë 🙂", "--n-bytes", "40", "--temperature", "0.5"]
+    texts = [generate(model, "Zoë 🙂", 40, 0.5, seed) for seed in (7, 8)]
+    shown = ["".join("\ufffd" if c < " " and c != "\n" or "\x7f" <= c < "\xa0" else c for c in text) for text in texts]
+    capsys.readouterr()
+    assert main([*command, "--seed", "7"]) == 0
+    assert capsys.readouterr().out == f"Zoë 🙂{shown[0]}\n"
+    assert main([*command, "--seed", "7", "--n", "2"]) == 0
+    assert capsys.readouterr().out == f"── seed 7\nZoë 🙂{shown[0]}\n── seed 8\nZoë 🙂{shown[1]}\n"
+
+
+def test_an_untrained_model_cannot_command_the_terminal(tmp_path, capsys):
+    import torch
+
+    from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
+
+    torch.manual_seed(0)
+    folder = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4)).save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    assert main(["generate", str(folder), "--n-bytes", "2000"]) == 0
+    text = capsys.readouterr().out
+    assert len(text) > 1000 and not set(text) & {chr(c) for c in (*range(10), *range(11, 32), *range(127, 160))}
+
+
+def test_bad_wishes_for_text_are_refused(here, capsys):
+    for words, expected in (
+        (["--temperature", "-1"], "temperature"),
+        (["--n-bytes", "0"], "n_bytes"),
+        (["--n", "0"], "--n is 0"),
+        (["--seed", "x"], "--seed"),
+    ):
+        assert expected in refused(capsys, "generate", here / "run", *words)
+    assert "nowhere" in refused(capsys, "generate", here / "nowhere")
+
+
+def test_a_plan_for_a_card_needs_no_card(capsys):
+    words = "plan --hidden-size 8192 --device H100 --precision bf16 --global-batch 1024 --n-gpus 8 --corpus-gb 38"
+    assert main(words.split()) == 0
+    said = capsys.readouterr().out
+    assert "H = 8192" in said and "8 x H100" in said and "epoch" in said
+    assert "H100 80GB SXM" in refused(capsys, "plan", "--device", "abacus")
+    assert "multiple" in refused(capsys, "plan", "--device", "H100", "--n-gpus", "3")
+    assert "cell" in refused(capsys, "plan", "--device", "H100", "--cell", "gru")
+
+
 def test_a_mistyped_option_is_one_line(capsys):
     assert "--size" in refused(capsys, "evaluate", "run", "corpus", "--size", "3")
     assert "--out" in refused(capsys, "shards", "reviews.csv")
@@ -116,7 +166,7 @@ def test_missing_files_are_named(tmp_path, capsys):
     assert "nowhere" in refused(capsys, "evaluate", tmp_path / "nowhere", tmp_path)
     assert "nowhere" in refused(capsys, "verify", tmp_path / "nowhere")
     assert "neuron.json" in refused(capsys, "heatmap", tmp_path, "Some text.")
-    assert "--labels" in refused(capsys, "transfer", tmp_path, "--labels", "one.csv", "two.csv")
+    assert "labels has 2 entries" in refused(capsys, "transfer", tmp_path, "--labels", "one.csv", "two.csv")
 
 
 def test_a_flipped_byte_is_found_and_named(here, tmp_path, capsys):
@@ -162,6 +212,11 @@ def test_shipped_recipes_fit_their_notebooks(name, tmp_path):
     assert list(plan) == ["60_make_shards", "61_train", "62_transfer", "63_map_the_neuron"]
     assert {values["run"] for values in plan.values()} == {str(tmp_path)}
     assert plan["61_train"]["hidden_size"] == {"smoke": 256, "small_cpu": 512}[name]
+
+
+def test_the_benchmark_is_a_recipe_of_one_notebook(tmp_path):
+    plan = plan_run(read_recipe("bench"), {}, tmp_path)
+    assert list(plan) == ["68_speed"] and [4096, 32, 256] in [size[:3] for size in plan["68_speed"]["training"]]
 
 
 def test_values_take_the_type_of_the_default():
