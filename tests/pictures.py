@@ -1,5 +1,5 @@
-"""The README's pictures, made anew by `make refresh RUN=out/…`: from a finished run the heatmap of a review of the embedded
-sample, from a benchmark (`make bench`) the bars of its training steps.
+"""The README's pictures, made anew by `make refresh RUN=out/…`: from a finished run the heatmap of a review of the
+embedded sample, from a benchmark (`make bench`) the bars of its training steps.
 
 Needs Chromium (Debian: apt-get install chromium; elsewhere name it in the variable CHROMIUM).
 """
