@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from sync import ROOT, notebooks
 
-LONG = set()  # tour notebooks that take more than 20 s: `make slow`
+LONG = {"92_why_fp16_needs_care"}  # tour notebooks that take more than 20 s: `make slow`
 NOTEBOOKS = [
     pytest.param(f"{path.parent.name}/{path.name}", id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG))
     for path in notebooks("lib", "tour")
