@@ -6,6 +6,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption("--n", type=int, help="how many damages and kills the survival tests try")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes long or needs much; left out of `make test`, run by `make slow`")
     config.addinivalue_line("markers", "cuda: needs a CUDA device; skipped where there is none")
