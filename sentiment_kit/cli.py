@@ -108,13 +108,19 @@ def plan(args: list[str]) -> None:
 
 # %% ../nbs/lib/50_cli.ipynb #0000000e
 def train(args: list[str]) -> None:
-    "Train a language model on a corpus; the same command again resumes."
-    from sentiment_kit.trainer import Stopped, TrainConfig
-    from sentiment_kit.trainer import train as train_model
+    "Train a language model on a corpus, in one process or several; the same command again resumes."
+    from sentiment_kit.trainer import Stopped, TrainConfig, launch
 
-    config = parse(tyro.conf.OmitArgPrefixes[TrainConfig], args, train)
+    @dataclass
+    class Options(TrainConfig):
+        nproc: int = 1  # processes on this node, one a GPU; they share the lanes
+        nnodes: int = 1  # nodes; give the same command on each
+        endpoint: str | None = None  # with several nodes: host:port of one of them
+
+    options = vars(parse(tyro.conf.OmitArgPrefixes[Options], args, train))
+    how = {key: options.pop(key) for key in ("nproc", "nnodes", "endpoint")}
     try:
-        print(train_model(config))
+        print(launch(TrainConfig(**options), **how))
     except Stopped as stopped:  # it was asked to, and has saved: no failure
         print(stopped)
 

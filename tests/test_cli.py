@@ -206,17 +206,28 @@ def test_recipes_and_their_parameters(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"], "nothing is made before all is checked"
 
 
-@pytest.mark.parametrize("name", ["smoke", "small_cpu"])
+SIZES = {"smoke": 256, "small_cpu": 512, "gpu_1x": 2048, "paper_8gpu": 4096, "large_8k_8gpu": 8192}
+
+
+@pytest.mark.parametrize("name", SIZES)
 def test_shipped_recipes_fit_their_notebooks(name, tmp_path):
-    plan = plan_run(read_recipe(name), {"data": "samples"}, tmp_path)
+    plan = plan_run(read_recipe(name), {"data": "samples", "labels": "samples"}, tmp_path)
     assert list(plan) == ["60_make_shards", "61_train", "62_transfer", "63_map_the_neuron"]
     assert {values["run"] for values in plan.values()} == {str(tmp_path)}
-    assert plan["61_train"]["hidden_size"] == {"smoke": 256, "small_cpu": 512}[name]
+    assert plan["61_train"]["hidden_size"] == SIZES[name]
 
 
 def test_the_benchmark_is_a_recipe_of_one_notebook(tmp_path):
     plan = plan_run(read_recipe("bench"), {}, tmp_path)
     assert list(plan) == ["68_speed"] and [4096, 32, 256] in [size[:3] for size in plan["68_speed"]["training"]]
+
+
+def test_training_in_two_processes(here):
+    command = ["train", "--corpus", str(here / "corpus"), "--out", str(here / "two"), *SMALL, "--nproc", "2"]
+    assert main([*command, "--device", "cpu", "--precision", "fp16"]) == 0
+    assert json.loads((here / "two" / "environment.json").read_text())["processes"] == 2
+    last = json.loads((here / "two" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["loss_scale"] >= 1 and last["valid_bits"] < 8
 
 
 def test_values_take_the_type_of_the_default():

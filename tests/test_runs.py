@@ -37,6 +37,21 @@ def test_defaults_chain(tmp_path):
     assert 0 < train["bits_after"] < train["bits_before"] < 9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["65_precision", "67_scaling", "68_speed"])
+def test_defaults_of_the_notebooks_beside_the_chain(name, tmp_path):
+    runs = shutil.copytree(ROOT / "nbs" / "runs", tmp_path / "nbs" / "runs")
+    for each in ("60_make_shards", name):
+        papermill.execute_notebook(runs / f"{each}.ipynb", tmp_path / f"{each}.ipynb", cwd=runs, progress_bar=False)
+    kind = name.split("_")[1]
+    result = json.loads((tmp_path / "out" / kind / f"{kind}.json").read_text())
+    if kind == "precision":
+        bits = [run["valid_bits"] for run in result["runs"].values()]
+        assert len(bits) == 3 and max(bits) - min(bits) < 0.01
+    if kind == "scaling":
+        assert all(row["loss_apart"] < 1e-3 for row in result["processes"].values())
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     "A tiny run of the smoke recipe."

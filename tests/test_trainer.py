@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sentiment_kit.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from sentiment_kit.files import KitError, read_json, write_json
@@ -230,8 +231,14 @@ def test_loss_that_is_no_number_ends_the_run_in_one_sentence(corpus, tmp_path):
     trainer = Trainer(settings(corpus, tmp_path))
     with torch.no_grad():
         trainer.model.head.bias[0] = float("nan")
-    with pytest.raises(KitError, match="the loss is nan at step 1"):
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    with pytest.raises(KitError, match="5 times in a row, last at step 5 .loss nan nats"):
         trainer.fit()
+    torch.testing.assert_close(list(trainer.model.parameters()), before, rtol=0, atol=0, equal_nan=True)
+    saved = load_file(tmp_path / "nonfinite" / "step-000000005-rank-0.safetensors")
+    assert set(saved) == {"input_BT", "target_BT", "reset_BT", "h_LBH", "c_LBH"}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all("NaN" not in json.dumps(line) for line in lines if line["step"])
 
 
 def test_evaluation_does_not_depend_on_the_window_and_does_on_resets(corpus):

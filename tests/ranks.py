@@ -1,0 +1,31 @@
+"""Functions that `run_processes` calls in the tests: spawned code is imported."""
+
+import torch
+
+from sentiment_kit.distributed import join_world
+from sentiment_kit.language_model import config_from_json
+from sentiment_kit.trainer import Callback, SaveCheckpoint, StopOnNonFinite, TrainConfig, Validate, train, train_rank
+
+
+def train_double(config: dict) -> dict:
+    "Train in float64, where sums in another order differ by next to nothing."
+    torch.set_default_dtype(torch.float64)
+    return train_rank(config)
+
+
+class Poison(Callback):
+    "Make the loss of one rank no number, from a step on."
+
+    def __init__(self, rank: int, step: int):
+        self.rank, self.at = rank, step
+
+    def on_step(self, trainer):
+        if trainer.world.rank == self.rank and trainer.step >= self.at:
+            trainer.state.c_LBH.fill_(float("nan"))
+
+
+def train_poisoned(config: dict, rank: int, step: int) -> dict:
+    "Train with a `Poison`."
+    with join_world(config["device"]) as world:
+        callbacks = [Poison(rank, step), Validate(), StopOnNonFinite(), SaveCheckpoint()]
+        return {"run": str(train(config_from_json(TrainConfig, config, "test"), callbacks, world))}

@@ -1,0 +1,157 @@
+"""Several processes train what one does: same bytes, gradients, stops and skips; resumed on any number of them."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import train_double  # noqa: F401  (that it can be imported)
+from safetensors.torch import load_file
+
+from sentiment_kit.checkpoint import latest_checkpoint
+from sentiment_kit.distributed import run_processes
+from sentiment_kit.files import KitError
+from sentiment_kit.language_model import LanguageModelConfig
+from sentiment_kit.reviews import SAMPLES
+from sentiment_kit.shards import make_shards
+from sentiment_kit.trainer import TrainConfig, launch, train
+
+TIMINGS = ("seconds", "bytes_per_s")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    make_shards(SAMPLES, folder, counts=(1, 1, 1), text_key="text", stars_key="stars", split_key="split")
+    return folder
+
+
+def settings(corpus, out, **changes) -> TrainConfig:
+    "Twenty steps, and a short one at the end."
+    same = dict(global_batch=32, seq_len=192, lr=0.02, max_lr=0.01, log_every=1, valid_every=8, save_every=6)
+    model = LanguageModelConfig(hidden_size=16, embed_size=4)
+    return TrainConfig(str(corpus), str(out), model, **(same | dict(device="cpu", progress="none") | changes))
+
+
+def lines_of(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(latest_checkpoint(run) / "model.safetensors")
+
+
+@pytest.mark.parametrize("nproc", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 8))])
+def test_ranks_train_what_one_process_trains(corpus, tmp_path, nproc):
+    "In float64, dropping nothing: parameters within 1e-9 after twenty steps, and every figure of the log."
+    for n in (1, nproc):
+        run_processes("ranks:train_double", n, [asdict(settings(corpus, tmp_path / str(n)))])
+    one, many = (weights_of(tmp_path / str(n)) for n in (1, nproc))
+    worst = max(float((one[name] - many[name]).abs().max()) for name in one)
+    print(f"{nproc} ranks: largest difference of a parameter {worst:.1e}")
+    assert one["head.weight"].dtype == torch.float64 and worst < 1e-9
+    for a, b in zip(lines_of(tmp_path / "1"), lines_of(tmp_path / str(nproc)), strict=True):
+        assert a.keys() == b.keys() and (a["step"], a["bytes"]) == (b["step"], b["bytes"])
+        assert all(a[key] == pytest.approx(b[key], abs=1e-9) for key in a)
+
+
+def test_ranks_in_fp32_and_with_half_the_traffic(corpus, tmp_path):
+    losses = {}
+    for name, n, changes in (("one", 1, {}), ("two", 2, {}), ("half", 2, {"all_reduce": "bf16"})):
+        launch(settings(corpus, tmp_path / name, **changes), n)
+        losses[name] = [line["loss_bits"] for line in lines_of(tmp_path / name) if line["step"]]
+    worst = max(abs(a - b) for a, b in zip(losses["one"], losses["two"], strict=True))
+    rough = max(abs(a - b) for a, b in zip(losses["one"], losses["half"], strict=True))
+    print(f"2 ranks: loss within {worst:.1e} bits in fp32, {rough:.1e} with bf16 sums")
+    assert worst < 1e-4 and 0 < rough < 0.05
+
+
+def test_another_number_of_ranks_goes_on_at_the_exact_byte(corpus, tmp_path):
+    whole, parts = settings(corpus, tmp_path / "whole"), settings(corpus, tmp_path / "parts")
+    run_processes("ranks:train_double", 1, [asdict(whole)])
+    half = replace(parts, out=str(tmp_path / "parts"))
+    script = "import sys, json; from ranks import train_double; train_double(json.loads(sys.argv[1]))"
+    env_path = str(Path(__file__).parent)
+    process = subprocess.Popen([sys.executable, "-c", script, json.dumps(asdict(half))], cwd=env_path)
+    while not (tmp_path / "parts" / "checkpoints").is_dir() or not any((tmp_path / "parts/checkpoints").glob("step-*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert latest_checkpoint(tmp_path / "parts").name < latest_checkpoint(tmp_path / "whole").name
+    run_processes("ranks:train_double", 2, [asdict(parts)])
+    one, many = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert max(float((one[name] - many[name]).abs().max()) for name in one) < 1e-9
+    steps = [[(line["step"], line["bytes"]) for line in lines_of(tmp_path / name)] for name in ("whole", "parts")]
+    assert steps[0] == steps[1]
+
+
+def launch_in_the_background(config: TrainConfig, nproc: int) -> subprocess.Popen:
+    script = (
+        "import sys, json; from sentiment_kit.trainer import *; from sentiment_kit.language_model import *\n"
+        "if __name__ == '__main__':\n"
+        "    config = config_from_json(TrainConfig, json.loads(sys.argv[1]), 'test')\n"
+        "    try: launch(config, int(sys.argv[2]))\n"
+        "    except Stopped as stopped: print(stopped)"
+    )
+    command = [sys.executable, "-c", script, json.dumps(asdict(config)), str(nproc)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_two_ranks_stopped_and_started_again_write_the_same_log(corpus, tmp_path, how):
+    "Line by line and bit by bit, timings aside."
+    many = dict(global_batch=16, seq_len=64, save_every=10)
+    launch(settings(corpus, tmp_path / "whole", **many), 2)
+    config = settings(corpus, tmp_path / "parts", **many)
+    process = launch_in_the_background(config, 2)
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    wanted = random.Random(str(how)).randint(15, 60)
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < wanted:
+        assert process.poll() is None, "it ended before it could be stopped"
+        time.sleep(0.01)
+    process.send_signal(how)
+    said, _ = process.communicate(timeout=120)
+    if how == signal.SIGTERM:
+        assert "the same call goes on from there" in said
+    else:
+        time.sleep(3)  # its ranks notice and end
+    assert len(lines_of(tmp_path / "parts")) < len(lines_of(tmp_path / "whole"))
+    launch(config, 2)
+    assert lines_of(tmp_path / "parts") == lines_of(tmp_path / "whole")
+    one, many = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert all(torch.equal(one[name], many[name]) for name in one)
+
+
+def test_a_rank_whose_numbers_are_none_stops_all_and_leaves_what_it_stumbled_over(corpus, tmp_path):
+    config = settings(corpus, tmp_path / "run", max_skips=3)
+    with pytest.raises(KitError, match="not finite 3 times in a row, last at step 7"):
+        run_processes("ranks:train_poisoned", 2, [asdict(config), 1, 4])
+    names = sorted(path.name for path in (tmp_path / "run" / "nonfinite").iterdir())
+    assert names[0].startswith("step-000000007-rank-")
+    assert latest_checkpoint(tmp_path / "run").name == "step-000000006"
+    assert all(t.isfinite().all() for t in weights_of(tmp_path / "run").values())
+
+
+def test_parts_of_a_step_sum_to_the_same_run(corpus, tmp_path):
+    for parts in (1, 4):
+        train(settings(corpus, tmp_path / str(parts), accumulate=parts))
+    losses = [[line["loss_bits"] for line in lines_of(tmp_path / str(n)) if line["step"]] for n in (1, 4)]
+    assert max(abs(a - b) for a, b in zip(*losses, strict=True)) < 1e-4
+    with pytest.raises(KitError, match="accumulate is 5"):
+        train(settings(corpus, tmp_path / "five", accumulate=5))
+
+
+def test_a_run_ends_when_validation_does_not_improve(corpus, tmp_path):
+    config = settings(corpus, tmp_path / "run", epochs=4, lr=1e-12, valid_every=2, patience=3)
+    run = train(config)
+    steps = [line["step"] for line in lines_of(run) if "valid_bits" in line]
+    assert steps[-1] < 40 and train(config) == run
+    assert [line["step"] for line in lines_of(run) if "valid_bits" in line] == steps
