@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from .cpu_kernels import Product
+from .cpu_kernels import Product, storage_dtype
 from .files import KitError
 from .language_model import LanguageModelConfig
 from .trainer import TrainConfig, processor_name
@@ -122,7 +122,7 @@ def product_rate(
     wait: Callable,
 ) -> tuple[float, float]:  # operations a second, spread
     "The best rate of two large products: on a CPU those of training, packed."
-    dtype, best = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], (0.0, 0.0)
+    dtype, best = storage_dtype(precision, torch.zeros(())), (0.0, 0.0)
     for I, O, B in ((512, 2048, 256), (1024, 4096, 256)) if device == "cpu" else ((4096,) * 3, (8192,) * 3):
         w_IO, x_BI = torch.randn(I, O, device=device), torch.randn(B, I, device=device, dtype=dtype)
         multiply = Product(w_IO, B, precision) if device == "cpu" else partial(torch.matmul, other=w_IO.to(dtype))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['optimizer_tensors', 'load_optimizer_tensors', 'Snapshot', 'copy_tensors', 'take_snapshot', 'manifest_text',
-           'read_manifest', 'hold', 'clear_leftovers', 'step_folder', 'write_snapshot', 'save_checkpoint',
+           'read_manifest', 'hold', 'clear_leftovers', 'claim_run', 'step_folder', 'write_snapshot', 'save_checkpoint',
            'find_damage', 'verify_checkpoint', 'newest_first', 'latest_checkpoint', 'find_model', 'Checkpoint',
            'load_checkpoint', 'prune_checkpoints', 'CheckpointWriter']
 
@@ -13,12 +13,13 @@ import fcntl
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Collection, Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,14 +117,13 @@ def read_manifest(
 @contextmanager
 def hold(
     folder: str | Path,
-) -> Iterator[bool]:  # whether it is ours; False where another holds it, in this process or another
+) -> Iterator[bool | None]:  # True: it is ours; False: held elsewhere, in this process or another; None: cannot be told
     "Hold `folder` until the context ends, or the process."
-    fd = os.open(folder, os.O_RDONLY)
+    fd, ours = os.open(folder, os.O_RDONLY), True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours = True
-    except OSError:  # held, or a file system without locks: then nothing of unknown owner is touched
-        ours = False
+    except OSError as e:
+        ours = False if isinstance(e, BlockingIOError) else None
     try:
         yield ours
     finally:
@@ -138,6 +138,26 @@ def clear_leftovers(checkpoints: str | Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/lib/22_checkpoint.ipynb #0000001a
+@contextmanager
+def claim_run(
+    run: str | Path,  # its folder; made where there is none
+    patience: float = 60.0,  # seconds to wait for whoever still writes there
+) -> Iterator[None]:
+    "Be the only one who trains in `run` until the context ends, or the process; `KitError` where another goes on."
+    Path(run).mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    for tries in count():
+        with hold(run) as ours:
+            if ours is not False:
+                yield
+                return
+        if time.monotonic() - start > patience:
+            raise KitError(f"another process trains in {run}; stop it, or choose another out")
+        if tries == 1:
+            print(f"waiting for the process that still writes in {run}", flush=True)
+        time.sleep(0.1)
+
+# %% ../nbs/lib/22_checkpoint.ipynb #0000001d
 def step_folder(checkpoints: str | Path, step: int) -> Path:
     "Where the checkpoint of `step` lives; names sort by step."
     return Path(checkpoints) / f"step-{step:09d}"
@@ -185,7 +205,7 @@ def save_checkpoint(
     "`take_snapshot` and `write_snapshot`: when this returns, it is on disk."
     return write_snapshot(checkpoints, take_snapshot(model, optimizer, state, trainer))
 
-# %% ../nbs/lib/22_checkpoint.ipynb #0000001d
+# %% ../nbs/lib/22_checkpoint.ipynb #00000020
 def find_damage(
     folder: str | Path,  # a checkpoint
 ) -> str | None:  # the first file that is missing or not as it was written; None where all are
@@ -226,7 +246,7 @@ def latest_checkpoint(
             print(f"passed over: {e}")
     return None
 
-# %% ../nbs/lib/22_checkpoint.ipynb #00000020
+# %% ../nbs/lib/22_checkpoint.ipynb #00000023
 def find_model(
     where: str | Path,  # a folder with a model in it (a checkpoint is one), a run folder, or the folder of checkpoints
 ) -> Path:
@@ -239,7 +259,7 @@ def find_model(
         raise KitError(f"{where} has no whole checkpoint; train there first, or name another folder")
     return newest
 
-# %% ../nbs/lib/22_checkpoint.ipynb #00000023
+# %% ../nbs/lib/22_checkpoint.ipynb #00000026
 class Checkpoint(NamedTuple):
     "What `load_checkpoint` gives beside the model and the optimizer it fills."
 
@@ -267,7 +287,7 @@ def load_checkpoint(
     state = MLSTMState(*(saved[name][:, mine].to(device, copy=True) for name in ("h_LBH", "c_LBH")))
     return Checkpoint(folder, state, read_json(folder / "trainer.json"))
 
-# %% ../nbs/lib/22_checkpoint.ipynb #00000027
+# %% ../nbs/lib/22_checkpoint.ipynb #0000002a
 def prune_checkpoints(
     checkpoints: str | Path,
     keep: int = 2,  # how many of the newest whole ones stay
@@ -285,7 +305,7 @@ def prune_checkpoints(
     clear_leftovers(checkpoints)
     return [folder.name for folder in reversed(folders) if folder in stay or not stay]
 
-# %% ../nbs/lib/22_checkpoint.ipynb #0000002a
+# %% ../nbs/lib/22_checkpoint.ipynb #0000002d
 class CheckpointWriter:
     "Saves checkpoints in a thread, one at a time, and keeps the newest and the best. One a run: rank 0's."
 

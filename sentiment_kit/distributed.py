@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['World', 'RankLost', 'in_touch', 'join_world', 'Extras', 'GradientReducer', 'time_reduction', 'fingerprint',
-           'check_same', 'gather_lanes', 'my_lanes', 'total', 'load_target', 'die_with_parent', 'rank_main',
-           'launcher_main', 'torchrun_command', 'root_cause', 'exit_words', 'hear_signals', 'watch', 'read_notes',
-           'results', 'decided', 'end_processes', 'failure', 'run_processes']
+           'check_same', 'gather_lanes', 'total', 'load_target', 'die_with_parent', 'rank_main', 'launcher_main',
+           'torchrun_command', 'root_cause', 'exit_words', 'hear_signals', 'watch', 'read_notes', 'results', 'decided',
+           'end_processes', 'failure', 'run_processes']
 
 # %% ../nbs/lib/21_distributed.ipynb #00000002
 import ctypes
@@ -97,7 +97,6 @@ class Extras(NamedTuple):
     n_bytes: int  # how many bytes these are; comes out summed, exact up to 2**24
     overflow: bool = False  # gradients overflowed: all ranks skip the step
     stop: bool = False  # somebody asked to stop: all ranks stop after this step
-    nonfinite: bool = False  # the loss is infinite or not a number
 
 # %% ../nbs/lib/21_distributed.ipynb #0000000f
 class GradientReducer:
@@ -202,18 +201,6 @@ def gather_lanes(
             dist.gather(mine, parts)
         whole.append(None if parts is None else torch.cat(parts, dim=1))
     return MLSTMState(*whole) if world.rank == 0 else None
-
-
-def my_lanes(
-    state: MLSTMState,  # all lanes [L, B, H]
-    world: World,
-) -> MLSTMState:  # this rank's lanes [L, B / W, H]
-    "The block of lanes that `ShardLoader` gives this rank."
-    lanes, left = divmod(state.h_LBH.shape[1], world.world_size)
-    if left:
-        raise KitError(f"{state.h_LBH.shape[1]} lanes cannot be shared by {world.world_size} ranks; use a divisor")
-    mine = slice(world.rank * lanes, (world.rank + 1) * lanes)
-    return MLSTMState(*(t[:, mine].to(world.device, copy=True) for t in state))
 
 
 def total(

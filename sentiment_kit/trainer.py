@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from safetensors.torch import save
 from tqdm.auto import tqdm
 
 import sentiment_kit
-from .checkpoint import CheckpointWriter, latest_checkpoint, load_checkpoint
+from .checkpoint import CheckpointWriter, claim_run, latest_checkpoint, load_checkpoint
+from .cpu_kernels import PRECISIONS
 from sentiment_kit.distributed import (
     Extras,
     GradientReducer,
@@ -438,7 +439,7 @@ class Trainer:
         self.model = LanguageModel(c.model, c.precision).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=c.lr, fused=True)
         self.scaler = scaler_for(c.precision, c.loss_scale or None)
-        self.reducer = GradientReducer(world, torch.bfloat16 if c.all_reduce == "bf16" else None)
+        self.reducer = GradientReducer(world, PRECISIONS[c.all_reduce])
         same = (c.reset, world.rank, world.world_size, c.seed)
         self.loader = ShardLoader(self.corpus, "train", c.global_batch, c.seq_len, *same)
         if len(self.loader.lanes) % c.accumulate:
@@ -576,12 +577,14 @@ def train(
 ) -> Path:  # the run folder
     "Train, or go on training. Raises `Stopped` when asked to stop before the end; nothing is lost then."
     trainer = Trainer(config, callbacks, world)
-    resume_run(trainer)
-    if world.rank == 0:
-        ran = environment() | {"corpus": trainer.corpus.digest, "processes": world.world_size}
-        write_json(Path(config.out) / "train_config.json", asdict(config))
-        write_json(Path(config.out) / "environment.json", ran)
-    return trainer.fit()
+    with nullcontext() if world.rank else claim_run(config.out):
+        total(world, 0.0)  # a wait: nobody looks for checkpoints before rank 0 has the folder
+        resume_run(trainer)
+        if world.rank == 0:
+            ran = environment() | {"corpus": trainer.corpus.digest, "processes": world.world_size}
+            write_json(Path(config.out) / "train_config.json", asdict(config))
+            write_json(Path(config.out) / "environment.json", ran)
+        return trainer.fit()
 
 # %% ../nbs/lib/23_trainer.ipynb #00000031
 def train_rank(config: dict) -> dict:  # {"run": folder}, or {"stopped": why}

@@ -427,6 +427,39 @@ def test_killed_while_it_writes_many_times(tmp_path, request, capsys):
     check_kills(tmp_path, number(request, 20), capsys)
 
 
+# Two trainers, one folder
+
+
+def claim_for_ever(run, ready):
+    with checkpoint.claim_run(run):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_run_is_one_trainers_until_it_dies(tmp_path, capsys):
+    ready, run = FORKS.Event(), tmp_path / "run"
+    process = FORKS.Process(target=claim_for_ever, args=(run, ready))
+    process.start()
+    assert ready.wait(30)
+    with pytest.raises(KitError, match="another process trains in .*run; stop it"), checkpoint.claim_run(run, 0.05):
+        pass
+    threading.Timer(0.3, process.kill).start()
+    with checkpoint.claim_run(run, 30.0):  # waits for it
+        assert not process.is_alive() or process.join(1) is None
+    assert capsys.readouterr().out.count("waiting for the process") == 1
+
+
+def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    def none_here(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / ".step-000000001.unknown").mkdir()
+    monkeypatch.setattr(checkpoint.fcntl, "flock", none_here)
+    with checkpoint.claim_run(tmp_path, 0.0), checkpoint.claim_run(tmp_path, 0.0):
+        clear_leftovers(tmp_path)
+    assert list(tmp_path.iterdir())
+
+
 # Keeping few
 
 

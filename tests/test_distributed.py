@@ -24,7 +24,6 @@ from sentiment_kit.distributed import (
     fingerprint,
     gather_lanes,
     join_world,
-    my_lanes,
     root_cause,
     run_processes,
     total,
@@ -55,16 +54,16 @@ def agree(state):
             out = reducer.reduce_step(mine, Extras(torch.tensor(2.5), 100_001, overflow=torch.tensor(rank == 1)))
             marks.append(fingerprint(mine))
             check_same(world, marks[-1], "the averaged gradients")
-            assert out == Extras(2.5 * size, 100_001 * size, overflow=True, stop=False, nonfinite=False)
+            assert out == Extras(2.5 * size, 100_001 * size, overflow=True, stop=False)
             same = torch.equal if size == 2 else torch.allclose  # two numbers have one order, four have several
             assert all(same(a, b) for a, b in zip(mine, mean, strict=True))
         assert len(set(marks)) == 1, "the same numbers, summed in the same order every time"
         assert len(reducer.buffers) == 1, "one buffer, one message"
 
         whole = [torch.full(shape, float(rank + 1)) for shape in SHAPES]  # sums of small integers are exact
-        out = reducer.reduce_step(whole, Extras(float("nan") if rank else 1.0, 7, stop=rank == 0, nonfinite=rank > 0))
+        out = reducer.reduce_step(whole, Extras(float("nan") if rank else 1.0, 7, stop=rank == 0))
         assert all(torch.equal(g, torch.full_like(g, (size + 1) / 2)) for g in whole)
-        assert out.nats != out.nats and out[2:] == (False, True, True)
+        assert out.nats != out.nats and out[2:] == (False, True)
 
         double = [g.double() for g in every[rank]]
         GradientReducer(world).reduce_step(double, Extras(0.0, 1))
@@ -84,8 +83,8 @@ def agree(state):
             check_same(world, fingerprint([torch.ones(2) * (rank == 1)]), "the weights")
         assert total(world, 2.0**60, rank) == [size * 2.0**60, size * (size - 1) / 2]
 
-        state = my_lanes(MLSTMState(*torch.tensor(state)), world)
-        state = gather_lanes(MLSTMState(state.h_LBH * 2, state.c_LBH * 3), world)
+        h_LBH, c_LBH = (t.chunk(size, dim=1)[rank] for t in torch.tensor(state))
+        state = gather_lanes(MLSTMState(h_LBH * 2, c_LBH * 3), world)
         assert (state is None) == (rank > 0)
         lanes = None if state is None else [t.tolist() for t in state]
     assert not dist.is_initialized()
@@ -204,21 +203,13 @@ def test_ranks_agree_and_lanes_survive_a_change_of_their_number():
 def test_alone_nothing_is_touched_or_allocated():
     with join_world("cpu") as world:
         gradients, reducer = gradients_of(0), GradientReducer(world)
-        out = reducer.reduce_step(gradients, Extras(torch.tensor(1.5), 3, nonfinite=torch.tensor(True)))
-        assert out == Extras(1.5, 3, nonfinite=True) and isinstance(out.nats, float) and out.nonfinite is True
+        out = reducer.reduce_step(gradients, Extras(torch.tensor(1.5), 3, overflow=torch.tensor(True)))
+        assert out == Extras(1.5, 3, overflow=True) and isinstance(out.nats, float) and out.overflow is True
         assert all(torch.equal(a, b) for a, b in zip(gradients, gradients_of(0), strict=True))
         state = MLSTMState(torch.ones(1, 2, 3), torch.ones(1, 2, 3))
         assert gather_lanes(state, world) is state and total(world, 3) == [3.0] and reducer.buffers == []
         check_same(world, "0" * 64, "nothing")
     assert world == World() and not dist.is_initialized()
-
-
-def test_lanes_are_copies_and_are_not_cut():
-    state = MLSTMState(torch.zeros(1, 6, 2), torch.zeros(1, 6, 2))
-    my_lanes(state, World(1, 3)).h_LBH.add_(1)
-    assert not state.h_LBH.any()
-    with pytest.raises(KitError, match="6 lanes cannot be shared by 4 ranks"):
-        my_lanes(state, World(0, 4))
 
 
 def test_a_fingerprint_sees_one_bit_and_every_type():

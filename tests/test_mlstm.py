@@ -289,3 +289,11 @@ def test_save_and_load_are_equal_and_the_names_are_the_contract(tmp_path):
     assert shapes == {"embed.weight": (256, 4), "head.weight": (256, 8), "head.bias": (256,)}
     for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_reading_draws_no_random_numbers():
+    "Else what a run draws later would depend on which process looked first."
+    packing_works.cache_clear()
+    model, before = LanguageModel(LanguageModelConfig(hidden_size=32, embed_size=8)), torch.get_rng_state()
+    model(torch.arange(64).view(2, 32))[0].sum().backward()
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,14 +1,17 @@
 """Several processes train what one does: same bytes, gradients, stops and skips; resumed on any number of them."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from ranks import train_double  # noqa: F401  (that it can be imported)
@@ -105,29 +108,59 @@ def launch_in_the_background(config: TrainConfig, nproc: int) -> subprocess.Pope
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_two_ranks_stopped_and_started_again_write_the_same_log(corpus, tmp_path, how):
-    "Line by line and bit by bit, timings aside."
+def wait_for_lines(run: Path, n: int, process: subprocess.Popen) -> bool:  # False: it ended before
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < n:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def assert_same_run(run: Path, whole: Path):
+    "Line by line, timings aside, and bit by bit: weights, optimizer, states."
+    assert lines_of(run) == lines_of(whole)
+    for name in ("model", "optimizer", "state"):
+        a, b = (load_file(latest_checkpoint(folder) / f"{name}.safetensors") for folder in (run, whole))
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_two_ranks_asked_to_stop_and_started_again_write_the_same_log(corpus, tmp_path):
     many = dict(global_batch=16, seq_len=64, save_every=10)
     launch(settings(corpus, tmp_path / "whole", **many), 2)
     config = settings(corpus, tmp_path / "parts", **many)
     process = launch_in_the_background(config, 2)
-    metrics = tmp_path / "parts" / "metrics.jsonl"
-    wanted = random.Random(str(how)).randint(15, 60)
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < wanted:
-        assert process.poll() is None, "it ended before it could be stopped"
-        time.sleep(0.01)
-    process.send_signal(how)
+    assert wait_for_lines(tmp_path / "parts", random.Random(0).randint(15, 60), process)
+    process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
-    if how == signal.SIGTERM:
-        assert "the same call goes on from there" in said
-    else:
-        time.sleep(3)  # its ranks notice and end
+    assert "the same call goes on from there" in said
     assert len(lines_of(tmp_path / "parts")) < len(lines_of(tmp_path / "whole"))
     launch(config, 2)
-    assert lines_of(tmp_path / "parts") == lines_of(tmp_path / "whole")
-    one, many = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
-    assert all(torch.equal(one[name], many[name]) for name in one)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_killed_many_times_and_started_again_at_once(corpus, tmp_path, request, nproc):
+    "kill -9 of whoever launched, of the launcher, or of a rank; the next start comes while the others may still write."
+    kills, rng = request.config.getoption("--n") or 20, random.Random(nproc)
+    many = dict(global_batch=16, seq_len=64, save_every=3, epochs=1 + kills // 5)
+    launch(settings(corpus, tmp_path / "whole", **many), nproc)
+    config, run, killed, ended = settings(corpus, tmp_path / "parts", **many), tmp_path / "parts", Counter(), False
+    while sum(killed.values()) < kills and not ended:
+        done = int(folder.name[5:]) if run.is_dir() and (folder := latest_checkpoint(run)) else 0
+        process = launch_in_the_background(config, nproc)
+        ended = not wait_for_lines(run, done + rng.randint(2, 20), process)
+        if not ended:
+            time.sleep(rng.random() * 0.1)
+            family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+            victim = rng.randrange(len(family))
+            os.kill(family[victim], signal.SIGKILL)
+            killed[victim] += 1
+        process.communicate(timeout=120)
+    launch(config, nproc)
+    print(f"{nproc} ranks, kills by place in the family: {dict(killed)}")
+    assert_same_run(run, tmp_path / "whole")
+    assert sum(killed.values()) > kills // 2
 
 
 def test_a_rank_whose_numbers_are_none_stops_all_and_leaves_what_it_stumbled_over(corpus, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sentiment_kit.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+from sentiment_kit.checkpoint import latest_checkpoint, load_checkpoint
 from sentiment_kit.files import KitError, read_json, write_json
 from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.reviews import SAMPLES
@@ -214,17 +214,6 @@ def test_resuming_leaves_no_trace_of_later_lines(corpus, tmp_path):
     assert again.step == 20
     again.emit("on_start")
     assert [line["step"] for line in metrics(config.out)] == [0, 7, 14]
-
-
-def test_a_leftover_of_an_interrupted_save_is_not_a_checkpoint(tmp_path):
-    model = LanguageModel(TINY)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    state = model.rnn.initial_state(2)
-    save_checkpoint(tmp_path, model, optimizer, state, {"step": 3})
-    (tmp_path / ".step-000000009.123").mkdir()
-    assert latest_checkpoint(tmp_path).name == "step-000000003"
-    assert prune_checkpoints(tmp_path) == ["step-000000003"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000003"]
 
 
 def test_loss_that_is_no_number_ends_the_run_in_one_sentence(corpus, tmp_path):
