@@ -233,7 +233,8 @@ def count_memory(
     precision: str,
     kind: str = "cuda",  # "cpu" or "cuda"
     masters: str = "device",  # or "cpu"
-) -> dict[str, int]:  # bytes on the device by part; "host" is what masters="cpu" keeps outside it
+    n_gpus: int = 1,  # devices that sum their gradients
+) -> dict[str, int]:  # bytes on the device by part; "host" is what a card keeps outside it
     "Bytes that a training step holds at its peak."
     counts, s, on_device = count_parameters(config), BYTES[precision], masters == "device"
     H, L, V, mlstm = config.hidden_size, config.n_layers, config.vocab_size, config.cell == "mlstm"
@@ -254,8 +255,10 @@ def count_memory(
         "effective weights": R * m * normed + copied * s,
         "gradients": P * m + R * m * normed,
         "optimizer": 8 * P * on_device,
+        "gradient sum": 4 * P * (n_gpus > 1),
         "activations": seq_len * lanes * a_byte,
-        "host": 0 if on_device else 16 * P,
+        "snapshot": 12 * P * (kind == "cpu"),
+        "host": (12 + 16 * (not on_device)) * P * (kind == "cuda"),
     }
 
 # %% ../nbs/lib/24_budget.ipynb #00000026
@@ -270,9 +273,10 @@ def largest_batch(
     ceilings: Ceilings,
     seq_len: int = 256,
     masters: str = "device",
+    n_gpus: int = 1,
 ) -> int:  # lanes on one device, a multiple of 8; 0 where not even 8 fit
     "The most lanes that fit."
-    count = count_memory(config, LANE_BLOCK, seq_len, ceilings.precision, ceilings.kind, masters)
+    count = count_memory(config, LANE_BLOCK, seq_len, ceilings.precision, ceilings.kind, masters, n_gpus)
     fixed = sum(count.values()) - count["host"] - count["activations"]
     return max(0, int((USABLE * ceilings.memory_bytes - fixed) // count["activations"])) * LANE_BLOCK
 
@@ -412,7 +416,7 @@ def plan(
     if masters == "cpu" and (d.kind == "cpu" or precision == "fp32"):
         raise KitError("masters='cpu' is for a card that trains in bf16 or fp16; use masters='device'")
     lanes, P = batch // n_gpus, sum(count_parameters(config).values())
-    memory = count_memory(config, lanes, T, precision, d.kind, masters)
+    memory = count_memory(config, lanes, T, precision, d.kind, masters, n_gpus)
     seconds = floor_seconds(config, lanes, T, d, masters)
     needed = sum(memory.values()) - memory["host"]
     scaling = data_parallel(sum(seconds.values()), lanes * T, P, n_gpus, link_gb_per_s)
@@ -426,7 +430,7 @@ def plan(
         memory_bytes=needed,
         memory=memory,
         fits=needed <= USABLE * d.memory_bytes,
-        largest_batch=largest_batch(config, d, T, masters),
+        largest_batch=largest_batch(config, d, T, masters, n_gpus),
         flops_per_byte=3 * sum(count_flops(config, lanes * T).values()),
         seconds=seconds,
         scaling=scaling,

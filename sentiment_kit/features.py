@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATES', 'POOLS', 'HEAD_ROWS', 'StateSource', 'ModelStates', 'as_source', 'encode_texts', 'record_states',
-           'fill_lanes', 'Lanes', 'lay_out', 'pooled_states', 'text_bits', 'ByteFeaturizer', 'texts_digest',
-           'cached_features']
+           'fill_lanes', 'Lanes', 'lay_out', 'chunk_bytes', 'pooled_states', 'text_bits', 'ByteFeaturizer',
+           'texts_digest', 'cached_features']
 
 # %% ../nbs/lib/30_features.ipynb #00000002
 import hashlib
@@ -176,6 +176,14 @@ POOLS = dict(
 )
 
 
+def chunk_bytes(
+    lanes: int,  # B
+    units: int,  # U
+) -> int:  # T
+    "Bytes to read at a time: 8 to 256, such that [B, T, U] has about two million numbers."
+    return max(8, min(256, 2**21 // (lanes * units)))
+
+
 def pooled_states(
     source: ModelStates,
     encoded: Sequence[bytes],  # N texts
@@ -185,7 +193,7 @@ def pooled_states(
 ) -> np.ndarray:
     "Pooled states of every text, X_NU float32, by slot refill; memory is flat in the length and number of texts."
     ids_BT, reset_BT, lane_N, start_N, stop_N = lay_out(encoded, lanes)
-    U, T = source.n_units, max(8, min(256, 2**21 // (len(ids_BT) * source.n_units)))
+    U, T = source.n_units, chunk_bytes(len(ids_BT), source.n_units)
     start_value, update = POOLS[pool]
     out_NU = torch.where(torch.from_numpy(stop_N > start_N)[:, None], start_value, 0.0).float().repeat(1, U)
     state = None
@@ -212,7 +220,7 @@ def text_bits(
     encoded = encode_texts(texts, model.config.preset)
     ids_BT, reset_BT, lane_N, start_N, stop_N = lay_out(encoded, lanes)
     (B, n_steps), N, device = ids_BT.shape, len(encoded), model.head.bias.device
-    T = max(8, min(256, 2**21 // (B * model.config.hidden_size)))
+    T = chunk_bytes(B, model.config.hidden_size)
     text_BT = np.full(ids_BT.shape, N, np.int32)  # whose byte is predicted here; N: nobody's
     for n, (lane, start, stop) in enumerate(zip(lane_N, start_N, stop_N, strict=True)):
         text_BT[lane, start : max(start, stop - 1)] = n

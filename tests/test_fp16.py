@@ -1,7 +1,6 @@
 """fp16: the loss scaler's states, exact skips, unscaling, master weights, the norm's kernel, a model that learns."""
 
 import copy
-import importlib.util
 import json
 import math
 import os
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from torch import nn
+from triton_copies import interpreted, private_copy
 
 from sentiment_kit import norms
 from sentiment_kit.files import KitError
@@ -381,20 +381,10 @@ def test_master_state_goes_round_and_another_modules_is_refused():
 # The norm
 
 
-def private_copy():
-    spec = importlib.util.spec_from_file_location("sentiment_kit.norms_copy", norms.__file__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def kernels():
-    "A copy of the module whose kernel is interpreted on the CPU, whatever the session has imported before."
     pytest.importorskip("triton")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        return private_copy()
+    return interpreted(norms)
 
 
 def assortment(device="cpu"):
@@ -446,7 +436,7 @@ def test_kernel_of_the_norm_compiles_for_a_gpu_with_wide_loads(dtype, tmp_path, 
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    fn = private_copy().sum_of_squares
+    fn = private_copy(norms).sum_of_squares
     types = {"x_N": f"*{dtype}", "partial_PK": "*fp32", "first": "i32", "N": "i32"}
     types |= dict.fromkeys(("STRETCH", "LANES"), "constexpr")
     aligned = {(k,): [["tt.divisibility", 16]] for k in (0, 1, 3)}  # addresses, and N of any matrix

@@ -1,7 +1,6 @@
 """The GPU kernels against the step-by-step oracle: here in Triton's interpreter, on a GPU also as CUDA graphs."""
 
 import gc
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from gpu import BOUNDS, CASES, Case, compare, floor_seconds, make_problem, results_of, run_ours
+from triton_copies import interpreted, private_copy
 
 from sentiment_kit import gpu_kernels
 from sentiment_kit.files import KitError
@@ -21,19 +21,9 @@ pytest.importorskip("triton")
 KINDS = ("mlstm", "lstm")
 
 
-def private_copy():
-    spec = importlib.util.spec_from_file_location("sentiment_kit.gpu_kernels_copy", gpu_kernels.__file__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def kernels():
-    "A copy of the module whose kernels are interpreted on the CPU, whatever the session has imported before."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        module = private_copy()
+    module = interpreted(gpu_kernels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("triton.runtime.interpreter._convert_float", rounded(module.triton.runtime.interpreter))
         module.plans.use_graphs = False
@@ -277,7 +267,7 @@ def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    fn = getattr(private_copy(), name)
+    fn = getattr(private_copy(gpu_kernels), name)
     wide, ids = ("c_BH", "c_out_BH", "dc_BH", "zx_VG", "mx_VH"), ("ids_B", "reset_B", "reset_next_B")
     types = {"V": "i32", "H": "constexpr", "BLOCK": "constexpr"}
     types |= dict.fromkeys(wide, "*fp32") | dict.fromkeys(ids, "*i64")

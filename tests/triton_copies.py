@@ -1,0 +1,21 @@
+"""A module with Triton kernels decides when it is read whether they are interpreted: copies that are read anew."""
+
+import importlib.util
+from types import ModuleType
+
+import pytest
+
+
+def private_copy(module: ModuleType) -> ModuleType:
+    "The same source once more, under the environment of now."
+    spec = importlib.util.spec_from_file_location(f"{module.__name__}_copy", module.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy
+
+
+def interpreted(module: ModuleType) -> ModuleType:
+    "A copy whose kernels are interpreted on the CPU, whatever the session has imported before."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        return private_copy(module)
