@@ -9,7 +9,12 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
-lab = settings["lab_requirements"].split()
+extras = {
+    "lab": settings["lab_requirements"].split(),  # JupyterLab and papermill
+    "data": settings["data_requirements"].split(),  # corpora built on several machines
+    "near-dup": settings["neardup_requirements"].split(),  # near duplicates found and dropped
+    "tensorboard": settings["tensorboard_requirements"].split(),
+}
 
 setup(
     name=settings["lib_name"],
@@ -29,7 +34,7 @@ setup(
         "sentiment_kit.runs": ["*.ipynb", "recipes/*.yaml"],
     },
     install_requires=settings["requirements"].split(),
-    extras_require={"lab": lab, "dev": lab + settings["dev_requirements"].split()},
+    extras_require=extras | {"dev": sum(extras.values(), settings["dev_requirements"].split())},
     entry_points={"console_scripts": settings["console_scripts"].split()},
     zip_safe=False,
 )

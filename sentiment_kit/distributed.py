@@ -405,6 +405,7 @@ def end_processes(launcher: subprocess.Popen, job: Path) -> None:
 def failure(
     job: Path,
     logs: Path,
+    before: dict[str, int],  # sizes of the logs before this launch, by name
     status: int,  # the launcher's
     ranks: int,  # on all nodes
     heard: list[int],  # signals that asked for a stop
@@ -420,8 +421,9 @@ def failure(
     if note.get("sentence"):
         return KitError(who)
     log = next((log for log in (logs / f"rank-{rank}.log", logs / "launcher.log") if log.exists()), None)
-    said = note.get("traceback") or (log.read_text(encoding="utf-8", errors="replace") if log else "")
-    return KitError("\n  ".join([f"{who}; its last lines:", *said.rstrip().splitlines()[-12:]]))
+    new = log.read_bytes()[before.get(log.name, 0) :].decode("utf-8", "replace") if log else ""
+    lines = (note.get("traceback") or new).rstrip().splitlines()[-12:]
+    return KitError("\n  ".join([f"{who}; its last lines:" if lines else who, *lines]))
 
 # %% ../nbs/lib/21_distributed.ipynb #0000002c
 def run_processes(
@@ -442,6 +444,7 @@ def run_processes(
         job = Path(folder)
         logs = Path(logs or job / "logs").absolute()
         logs.mkdir(parents=True, exist_ok=True)
+        before = {log.name: log.stat().st_size for log in logs.glob("*.log")}
         write_json(job / "job.json", {"target": target, "args": list(args), "logs": str(logs)})
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         env = {"OMP_NUM_THREADS": str(max(1, cores // nproc))} | dict(os.environ)
@@ -456,5 +459,5 @@ def run_processes(
         finally:
             end_processes(launcher, job)
         if len(done := results(job)) < nproc:
-            raise failure(job, logs, launcher.returncode, nproc * nnodes, [number for _, number in heard])
+            raise failure(job, logs, before, launcher.returncode, nproc * nnodes, [number for _, number in heard])
         return done[min(done)]

@@ -105,7 +105,8 @@ def launch_in_the_background(config: TrainConfig, nproc: int) -> subprocess.Pope
         "    except Stopped as stopped: print(stopped)"
     )
     command = [sys.executable, "-c", script, json.dumps(asdict(config)), str(nproc)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, **pipes, text=True, start_new_session=True)
 
 
 def wait_for_lines(run: Path, n: int, process: subprocess.Popen) -> bool:  # False: it ended before

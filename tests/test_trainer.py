@@ -20,7 +20,18 @@ from sentiment_kit.files import KitError, read_json, write_json
 from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.reviews import SAMPLES
 from sentiment_kit.shards import make_shards
-from sentiment_kit.trainer import Callback, Stopped, TrainConfig, Trainer, evaluate, learning_rate, resume_run, train
+from sentiment_kit.trainer import (
+    Callback,
+    LogMetrics,
+    SaveCheckpoint,
+    Stopped,
+    TrainConfig,
+    Trainer,
+    evaluate,
+    learning_rate,
+    resume_run,
+    train,
+)
 
 TINY = LanguageModelConfig(hidden_size=16, embed_size=8)
 
@@ -214,6 +225,19 @@ def test_resuming_leaves_no_trace_of_later_lines(corpus, tmp_path):
     assert again.step == 20
     again.emit("on_start")
     assert [line["step"] for line in metrics(config.out)] == [0, 7, 14]
+
+
+def test_tensorboard_shows_the_lines_of_the_log_once_also_after_a_restart(corpus, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = settings(corpus, tmp_path / "run", tensorboard=True)
+    with pytest.raises(Stopped):
+        train(config, [LogMetrics(), SaveCheckpoint(), StopAt(45)])
+    train(config, [LogMetrics(), SaveCheckpoint()])
+    board = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"scalars": 0})
+    board.Reload()
+    for name in ("loss_bits", "lr", "grad_norm"):
+        shown = [(event.step, event.value) for event in board.Scalars(name)]
+        assert shown == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in metrics(config.out)]
 
 
 def test_loss_that_is_no_number_ends_the_run_in_one_sentence(corpus, tmp_path):
