@@ -27,7 +27,7 @@ demo: setup  ## the whole pipeline on the embedded reviews: train, transfer, fin
 	$(BIN)/sentiment-kit run smoke
 
 test: setup  ## every notebook and guard but the slow ones and those that need a GPU
-	$(BIN)/python -m pytest -m 'not slow and not cuda' tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -m 'not slow and not cuda' tests
 
 slow: setup  ## the tests left out above: wheel in a clean environment, long notebooks
 	$(BIN)/python -m pytest -m 'slow and not cuda' tests
