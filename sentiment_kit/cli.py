@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN_CHAIN', 'COMMANDS', 'parse', 'did_you_mean', 'Shards', 'shards', 'Plan', 'plan', 'train', 'open_model',
-           'Evaluate', 'evaluate', 'Transfer', 'transfer', 'Heatmap', 'heatmap', 'Generate', 'generate', 'Verify',
-           'verify', 'runs_folder', 'parameters', 'read_recipe', 'as_default', 'plan_run', 'execute', 'summarise',
-           'Run', 'given_values', 'run', 'usage', 'main']
+           'Evaluate', 'evaluate', 'Transfer', 'transfer', 'Heatmap', 'heatmap', 'Generate', 'generate', 'Convert',
+           'convert', 'Verify', 'verify', 'runs_folder', 'parameters', 'read_recipe', 'as_default', 'plan_run',
+           'execute', 'summarise', 'Run', 'given_values', 'run', 'usage', 'main']
 
 # %% ../nbs/lib/50_cli.ipynb #00000002
 import ast
@@ -20,11 +20,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction
@@ -59,13 +60,14 @@ def did_you_mean(
 # %% ../nbs/lib/50_cli.ipynb #00000008
 @dataclass
 class Shards:
-    files: Positional[tuple[str, ...]]  # review files: .jsonl, .csv or .tsv, plain or .gz
+    files: Positional[tuple[str, ...]]  # review files, patterns or addresses: .jsonl .json .csv .tsv, also .gz .zst
     out: str  # the corpus folder to write
     counts: tuple[int, int, int] = (1000, 1, 1)  # how many train, valid and test shards; fewer for small inputs
     preset: str = "openai"  # how a text becomes bytes
-    order: str = "shuffle_then_shard"  # or shard_then_shuffle: contiguous slices of the input
-    dedup: str = "exact"  # or none
+    order: str = "shuffle_then_shard"  # or shard_then_shuffle, shard_then_shuffle_set: contiguous slices of the input
+    dedup: str = "exact"  # or near, or none
     seed: int = 0  # of the shuffle
+    workers: int | None = None  # processes; by default all cores where the input is large
     text_key: str = "reviewText"  # the field or column that holds the text
     label_key: str | None = None  # the one that holds a label 0 or 1
     stars_key: str = "overall"  # the one that holds the stars
@@ -214,6 +216,10 @@ class Generate:
     temperature: float = 1.0  # below 1 safer, above 1 wilder, 0: always the likeliest byte
     seed: int = 0  # of the chance; the next texts have the seeds that follow
     n: int = 1  # how many texts
+    top_k: int | None = None  # draw from so many of the likeliest bytes
+    top_p: float | None = None  # draw from the fewest bytes that reach this probability
+    clamp: dict[int, float] = field(default_factory=dict)  # cells to hold: unit value unit value …
+    ramp: int = 0  # over how many bytes they go to their value
 
 
 def generate(args: list[str]) -> None:
@@ -223,10 +229,11 @@ def generate(args: list[str]) -> None:
         raise KitError(f"--n is {options.n}; write at least 1 text")
     from sentiment_kit.generate import characters, generate_batch, stream
 
-    what = open_model(options.model), options.prompt, options.n_bytes, options.temperature
     seeds = range(options.seed, options.seed + options.n)
+    what = open_model(options.model), options.prompt, options.n_bytes, options.temperature, seeds
+    how = {name: getattr(options, name) for name in ("top_k", "top_p", "ramp")} | {"clamp": options.clamp or None}
     live = options.n == 1
-    texts = [characters(stream(*what, seeds))] if live else [[text] for text in generate_batch(*what, seeds)]
+    texts = [characters(stream(*what, **how))] if live else [[text] for text in generate_batch(*what, **how)]
     for seed, text in zip(seeds, texts, strict=True):
         print(("" if live else f"── seed {seed}\n") + options.prompt, end="", flush=True)
         for piece in text:
@@ -234,6 +241,27 @@ def generate(args: list[str]) -> None:
         print()
 
 # %% ../nbs/lib/50_cli.ipynb #0000001b
+@dataclass
+class Convert:
+    source: Positional[str]  # a folder with 0.npy … 14.npy, a .pt of NVIDIA's, or a model of this kit
+    out: str  # the folder to write
+    to: Literal["kit", "openai"] = "kit"  # the format to write
+    gate_order: str | None = None  # of a .pt: ifgo or ifou; left out, found by reading
+
+
+def convert(args: list[str]) -> None:
+    "Published weights as a model of this kit, or one of ours as OpenAI's arrays."
+    options = parse(Convert, args, convert)
+    from sentiment_kit.convert import load_nvidia, load_openai, save_openai
+
+    source = Path(options.source)
+    if source.suffix == ".pt":
+        model = load_nvidia(source, options.gate_order)
+    else:
+        model = load_openai(source) if (source / "0.npy").exists() else open_model(options.source)
+    print(save_openai(model, options.out) if options.to == "openai" else model.save_pretrained(options.out))
+
+# %% ../nbs/lib/50_cli.ipynb #0000001e
 @dataclass
 class Verify:
     folder: Positional[str]  # a corpus, a checkpoint, or a run folder (both)
@@ -253,7 +281,7 @@ def verify(args: list[str]) -> None:
             open_corpus(part).verify()
         print(f"{part}: every file is as it was written")
 
-# %% ../nbs/lib/50_cli.ipynb #0000001e
+# %% ../nbs/lib/50_cli.ipynb #00000021
 RUN_CHAIN = ("60_make_shards", "61_train", "62_transfer", "63_map_the_neuron")
 
 
@@ -271,7 +299,7 @@ def parameters(
     source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
-# %% ../nbs/lib/50_cli.ipynb #00000021
+# %% ../nbs/lib/50_cli.ipynb #00000024
 def read_recipe(
     name: str,  # a shipped recipe's name, or a path that ends in .yaml
 ) -> dict[str, object]:
@@ -291,7 +319,7 @@ def read_recipe(
         raise KitError(f"{path} holds no `key: value` lines")
     return recipe
 
-# %% ../nbs/lib/50_cli.ipynb #00000024
+# %% ../nbs/lib/50_cli.ipynb #00000027
 def as_default(
     name: str,  # the parameter, for the message
     value: object,  # from YAML or the command line
@@ -310,7 +338,7 @@ def as_default(
         raise KitError(f"{name} is {value!r}, but it must be {kind.__name__}, like its default {default!r}")
     return kind(number) if kind is not bool else value
 
-# %% ../nbs/lib/50_cli.ipynb #00000027
+# %% ../nbs/lib/50_cli.ipynb #0000002a
 def plan_run(
     recipe: dict[str, object],  # from `read_recipe`
     given: dict[str, object],  # what the command line adds or changes
@@ -335,7 +363,7 @@ def plan_run(
         for name, keys in known.items()
     }
 
-# %% ../nbs/lib/50_cli.ipynb #0000002b
+# %% ../nbs/lib/50_cli.ipynb #0000002e
 def execute(
     notebook: Path,  # to run
     values: dict[str, object],  # its parameters
@@ -361,7 +389,7 @@ def execute(
     except DeadKernelError:
         raise KitError(f"{notebook.stem}: its kernel died, most often for want of memory; try a smaller size") from None
 
-# %% ../nbs/lib/50_cli.ipynb #0000002d
+# %% ../nbs/lib/50_cli.ipynb #00000030
 def summarise(
     run: Path,  # a finished run's folder
 ) -> str:
@@ -383,7 +411,7 @@ def summarise(
     pages = [*sorted((run / "notebooks").glob("*.ipynb")), *run.glob("heatmap.html")]
     return "\n".join(["", *(f"{name:36}{value}" for name, value in rows), "", *map(str, pages)])
 
-# %% ../nbs/lib/50_cli.ipynb #00000030
+# %% ../nbs/lib/50_cli.ipynb #00000033
 @dataclass
 class Run:
     recipe: Positional[str]  # smoke, small_cpu, or a YAML file of your own
@@ -435,9 +463,10 @@ def run(args: list[str]) -> None:
     write_json(folder / "run.json", record)
     print(summarise(folder))
 
-# %% ../nbs/lib/50_cli.ipynb #00000032
+# %% ../nbs/lib/50_cli.ipynb #00000035
 COMMANDS = {
-    command.__name__: command for command in (shards, plan, train, evaluate, transfer, heatmap, generate, verify, run)
+    command.__name__: command
+    for command in (shards, plan, train, evaluate, transfer, heatmap, generate, convert, verify, run)
 }
 
 

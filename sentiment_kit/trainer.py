@@ -441,7 +441,7 @@ class Trainer:
         self.scaler = scaler_for(c.precision, c.loss_scale or None)
         self.reducer = GradientReducer(world, PRECISIONS[c.all_reduce])
         same = (c.reset, world.rank, world.world_size, c.seed)
-        self.loader = ShardLoader(self.corpus, "train", c.global_batch, c.seq_len, *same)
+        self.loader = ShardLoader(self.corpus, "train", c.global_batch, c.seq_len, *same, device=self.device)
         if len(self.loader.lanes) % c.accumulate:
             raise KitError(
                 f"accumulate is {c.accumulate}, which does not divide {len(self.loader.lanes)} lanes a process"

@@ -95,7 +95,7 @@ def test_generated_text_is_the_library_s_and_streams(here, capsys):
 
     model = LanguageModel.from_pretrained(find_model(here / "run"))
     command = ["generate", f"{here}/run", "--prompt", "Zoë 🙂", "--n-bytes", "40", "--temperature", "0.5"]
-    texts = [generate(model, "Zoë 🙂", 40, 0.5, seed) for seed in (7, 8)]
+    texts = [generate(model, "Zoë 🙂", 40, 0.5, seed=seed) for seed in (7, 8)]
     shown = ["".join("\ufffd" if c < " " and c != "\n" or "\x7f" <= c < "\xa0" else c for c in text) for text in texts]
     capsys.readouterr()
     assert main([*command, "--seed", "7"]) == 0
