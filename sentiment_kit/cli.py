@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RUN_CHAIN', 'COMMANDS', 'parse', 'did_you_mean', 'Shards', 'shards', 'Plan', 'plan', 'train', 'open_model',
-           'Evaluate', 'evaluate', 'Transfer', 'transfer', 'Heatmap', 'heatmap', 'Generate', 'generate', 'Convert',
-           'convert', 'Verify', 'verify', 'runs_folder', 'parameters', 'read_recipe', 'as_default', 'plan_run',
-           'execute', 'summarise', 'Run', 'given_values', 'run', 'usage', 'main']
+           'Evaluate', 'evaluate', 'Transfer', 'transfer', 'Heatmap', 'heatmap', 'Generate', 'generate', 'Finetune',
+           'finetune', 'Classify', 'classify', 'Features', 'features', 'Convert', 'convert', 'Verify', 'verify',
+           'runs_folder', 'parameters', 'read_recipe', 'as_default', 'plan_run', 'execute', 'summarise', 'Run',
+           'given_values', 'run', 'usage', 'main']
 
 # %% ../nbs/lib/50_cli.ipynb #00000002
 import ast
@@ -20,8 +21,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,12 +131,13 @@ def train(args: list[str]) -> None:
 # %% ../nbs/lib/50_cli.ipynb #00000011
 def open_model(
     where: str,  # a checkpoint folder, or a run folder with checkpoints/ in it
+    precision: str = "fp32",  # of its products
 ):  # LanguageModel, on the CPU
     "The model that `where` names, ready to read."
     from sentiment_kit.checkpoint import find_model
     from sentiment_kit.language_model import LanguageModel
 
-    return LanguageModel.from_pretrained(find_model(where))
+    return LanguageModel.from_pretrained(find_model(where), precision=precision)
 
 
 @dataclass
@@ -242,6 +245,83 @@ def generate(args: list[str]) -> None:
 
 # %% ../nbs/lib/50_cli.ipynb #0000001b
 @dataclass
+class Finetune:
+    model: Positional[str]  # a checkpoint folder, or a run folder
+    train: Positional[str]  # labelled texts to learn from
+    out: str  # the classifier's folder to write
+    valid: str | None = None  # labelled texts to choose on; by default a part of the training texts
+    test: str | None = None  # labelled texts for the last line
+    label_keys: tuple[str, ...] = ("label",)  # the column with the class; or several, each 0 or 1
+    text_key: str = "reviewText"  # the field or column that holds the text
+    precision: str = "fp32"  # of the products: fp32, bf16 or fp16
+
+
+def finetune(args: list[str]) -> None:
+    "Train a classifier of texts on a language model: a head alone, or all of it."
+    from sentiment_kit.finetune import FinetuneConfig, TextClassifier, load_texts
+
+    @dataclass
+    class Options(FinetuneConfig, Finetune):  # fields without a default first
+        pass
+
+    options = vars(parse(Options, args, finetune))
+    own = {field.name: options.pop(field.name) for field in fields(Finetune)}
+    names = own["label_keys"]
+    read = partial(load_texts, label_keys=names if len(names) > 1 else names[0], text_key=own["text_key"])
+    config = FinetuneConfig(**options)  # refused before anything is read
+    model = open_model(own["model"], own["precision"])
+    classifier = TextClassifier(model, config, names if len(names) > 1 else None, progress=True)
+    classifier.fit(*read(own["train"]), *(read(own["valid"]) if own["valid"] else ()))
+    print(classifier.save_pretrained(own["out"]))
+    kind = "macro F1" if len(names) > 1 else "accuracy"
+    print(f"validation {kind} {classifier.valid_score_:.4f} (epoch and thresholds were chosen on it)")
+    if own["test"]:
+        print(f"test {kind} {classifier.score(*read(own['test'])):.4f}")
+
+# %% ../nbs/lib/50_cli.ipynb #0000001c
+@dataclass
+class Classify:
+    classifier: Positional[str]  # a folder that `finetune` or TextClassifier.save_pretrained wrote
+    files: Positional[tuple[str, ...]]  # files, patterns or addresses: .jsonl .json .csv .tsv, also .gz .zst
+    out: str  # .jsonl or .csv to write: source, row, label and probabilities
+    text_key: str = "reviewText"  # the field or column that holds the text
+    max_bad: float = 1.0  # stop when more than this share of the rows cannot be read; they are left out
+    quarantine: str | None = None  # a file for those rows
+    precision: str = "fp32"  # of the products: fp32, bf16 or fp16
+
+
+def classify(args: list[str]) -> None:
+    "Label every text of some files; the same command again continues where it stopped."
+    options = vars(parse(Classify, args, classify))
+    from sentiment_kit.finetune import TextClassifier, classify_file
+
+    classifier = TextClassifier.from_pretrained(options.pop("classifier"), precision=options.pop("precision"))
+    print(classify_file(classifier, list(options.pop("files")), **options, progress=sys.stderr.isatty()))
+
+# %% ../nbs/lib/50_cli.ipynb #0000001f
+@dataclass
+class Features:
+    model: Positional[str]  # a checkpoint folder, or a run folder
+    files: Positional[tuple[str, ...]]  # files, patterns or addresses: .jsonl .json .csv .tsv, also .gz .zst
+    out: str  # .npz or .parquet to write
+    text_key: str = "reviewText"  # the field or column that holds the text
+    state: str = "cell"  # cell, hidden or tanh_cell
+    pool: str = "last"  # over the text's bytes: last, mean, max or min
+    layer: int = -1  # which of stacked layers
+    max_bad: float = 1.0  # stop when more than this share of the rows cannot be read; they are left out
+    quarantine: str | None = None  # a file for those rows
+
+
+def features(args: list[str]) -> None:
+    "Write the state that every text of some files leaves in a model."
+    options = vars(parse(Features, args, features))
+    from sentiment_kit.finetune import write_features
+
+    model = open_model(options.pop("model"))
+    print(write_features(model, list(options.pop("files")), **options, progress=sys.stderr.isatty()))
+
+# %% ../nbs/lib/50_cli.ipynb #00000022
+@dataclass
 class Convert:
     source: Positional[str]  # a folder with 0.npy … 14.npy, a .pt of NVIDIA's, or a model of this kit
     out: str  # the folder to write
@@ -261,7 +341,7 @@ def convert(args: list[str]) -> None:
         model = load_openai(source) if (source / "0.npy").exists() else open_model(options.source)
     print(save_openai(model, options.out) if options.to == "openai" else model.save_pretrained(options.out))
 
-# %% ../nbs/lib/50_cli.ipynb #0000001e
+# %% ../nbs/lib/50_cli.ipynb #00000025
 @dataclass
 class Verify:
     folder: Positional[str]  # a corpus, a checkpoint, or a run folder (both)
@@ -281,7 +361,7 @@ def verify(args: list[str]) -> None:
             open_corpus(part).verify()
         print(f"{part}: every file is as it was written")
 
-# %% ../nbs/lib/50_cli.ipynb #00000021
+# %% ../nbs/lib/50_cli.ipynb #00000028
 RUN_CHAIN = ("60_make_shards", "61_train", "62_transfer", "63_map_the_neuron")
 
 
@@ -299,7 +379,7 @@ def parameters(
     source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
-# %% ../nbs/lib/50_cli.ipynb #00000024
+# %% ../nbs/lib/50_cli.ipynb #0000002b
 def read_recipe(
     name: str,  # a shipped recipe's name, or a path that ends in .yaml
 ) -> dict[str, object]:
@@ -319,7 +399,7 @@ def read_recipe(
         raise KitError(f"{path} holds no `key: value` lines")
     return recipe
 
-# %% ../nbs/lib/50_cli.ipynb #00000027
+# %% ../nbs/lib/50_cli.ipynb #0000002e
 def as_default(
     name: str,  # the parameter, for the message
     value: object,  # from YAML or the command line
@@ -338,7 +418,7 @@ def as_default(
         raise KitError(f"{name} is {value!r}, but it must be {kind.__name__}, like its default {default!r}")
     return kind(number) if kind is not bool else value
 
-# %% ../nbs/lib/50_cli.ipynb #0000002a
+# %% ../nbs/lib/50_cli.ipynb #00000031
 def plan_run(
     recipe: dict[str, object],  # from `read_recipe`
     given: dict[str, object],  # what the command line adds or changes
@@ -363,7 +443,7 @@ def plan_run(
         for name, keys in known.items()
     }
 
-# %% ../nbs/lib/50_cli.ipynb #0000002e
+# %% ../nbs/lib/50_cli.ipynb #00000035
 def execute(
     notebook: Path,  # to run
     values: dict[str, object],  # its parameters
@@ -389,7 +469,7 @@ def execute(
     except DeadKernelError:
         raise KitError(f"{notebook.stem}: its kernel died, most often for want of memory; try a smaller size") from None
 
-# %% ../nbs/lib/50_cli.ipynb #00000030
+# %% ../nbs/lib/50_cli.ipynb #00000037
 def summarise(
     run: Path,  # a finished run's folder
 ) -> str:
@@ -411,7 +491,7 @@ def summarise(
     pages = [*sorted((run / "notebooks").glob("*.ipynb")), *run.glob("heatmap.html")]
     return "\n".join(["", *(f"{name:36}{value}" for name, value in rows), "", *map(str, pages)])
 
-# %% ../nbs/lib/50_cli.ipynb #00000033
+# %% ../nbs/lib/50_cli.ipynb #0000003a
 @dataclass
 class Run:
     recipe: Positional[str]  # smoke, small_cpu, or a YAML file of your own
@@ -463,10 +543,11 @@ def run(args: list[str]) -> None:
     write_json(folder / "run.json", record)
     print(summarise(folder))
 
-# %% ../nbs/lib/50_cli.ipynb #00000035
+# %% ../nbs/lib/50_cli.ipynb #0000003c
 COMMANDS = {
     command.__name__: command
-    for command in (shards, plan, train, evaluate, transfer, heatmap, generate, convert, verify, run)
+    for command in (shards, verify, plan, train, evaluate, transfer, heatmap, generate, finetune, classify, features)
+    + (convert, run)
 }
 
 
