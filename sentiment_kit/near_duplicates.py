@@ -7,7 +7,6 @@ __all__ = ['MATCH', 'NearDuplicates', 'near_duplicates']
 
 # %% ../nbs/lib/05_near_duplicates.ipynb #00000002
 from concurrent.futures import Executor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .shards import Corpus, NearIndex, Shard, minhashes, open_corpus, pieces, process_pool, run_tasks
+from .shards import Corpus, NearIndex, Shard, choose_executor, minhashes, open_corpus, pieces, run_tasks
 from .text import decode
 
 # %% ../nbs/lib/05_near_duplicates.ipynb #00000007
@@ -80,7 +79,7 @@ class NearDuplicates:
         return [(round(j, 3), text(shard, i), text(other, k)) for shard, i, other, k, j in pairs]
 
     def __repr__(self) -> str:
-        share = {split: f"{self.share(split):.3%} of {split}" for split in ("valid", "test")}
+        share = {split: f"{self.share(split):.2%} of {split}" for split in ("valid", "test")}
         return f"NearDuplicates in train: {' and '.join(share.values())} ({len(self.matches)} pairs)"
 
 
@@ -91,10 +90,10 @@ def near_duplicates(
     executor: Executor | None = None,  # runs the tasks elsewhere; its workers see the corpus
 ) -> NearDuplicates:
     "Compare every training review with all of valid and test; about 0.2 ms a review on one core."
-    pool, workers = process_pool(workers, corpus.n_bytes("train"))
+    chosen, ahead = choose_executor(executor, workers, corpus.n_bytes("train"))
     tasks = [(corpus.folder.absolute(), corpus.digest, n, threshold) for n in range(len(corpus.split("train")))]
-    with nullcontext(executor) if executor else pool as use:
-        found = np.concatenate([np.empty(0, MATCH), *run_tasks(use, workers + 2, _matches, tasks)])
+    with chosen as use:
+        found = np.concatenate([np.empty(0, MATCH), *run_tasks(use, ahead, _matches, tasks)])
     order = np.lexsort(
         [found["train_review"], found["train_shard"], -found["jaccard"], found["review"], found["shard"]]
     )

@@ -6,8 +6,8 @@
 __all__ = ['SPLITS', 'MAGIC', 'VERSION', 'HEADER', 'META', 'OPTIONAL', 'REMEDY', 'POOLS', 'RECORD', 'ASCII', 'LOWER', 'N_HASHES',
            'ORDERS', 'DEDUPS', 'keyed_hashes', 'keyed_hash', 'meta_dtype', 'write_shard', 'name_hashes', 'Shard',
            'Corpus', 'open_corpus', 'encoded_key', 'to_records', 'first_and_count', 'hashed_shards', 'write_parts',
-           'read_parts', 'survivors', 'placed', 'zones', 'cut_slices', 'pieces', 'minhashes', 'NearIndex',
-           'start_worker', 'run_tasks', 'process_pool', 'plan_build', 'make_shards']
+           'read_parts', 'survivors', 'placed', 'zones', 'cut_slices', 'pieces', 'minhashes', 'NearIndex', 'plan_build',
+           'start_worker', 'run_tasks', 'choose_executor', 'make_shards']
 
 # %% ../nbs/lib/03_shards.ipynb #00000002
 import errno
@@ -25,7 +25,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate, chain, count, islice
 from operator import add, attrgetter, eq
@@ -41,7 +41,6 @@ from sentiment_kit.reviews import (
     Block,
     Quarantine,
     Review,
-    dedup_key,
     find_inputs,
     find_keys,
     open_input,
@@ -83,8 +82,8 @@ META = np.dtype(
         ("category", "<i2"),  # place in the manifest's categories; -1: none
         ("source", "<i2"),  # place in the manifest's sources
         ("row", "<u8"),  # from 1, in that source
-        ("item", "<u8"),  # see name_hashes; the product; 0: none
-        ("user", "<u8"),  # the reviewer; 0: none
+        ("item", "<u8"),  # the product, by name_hashes; 0: none
+        ("user", "<u8"),  # the reviewer, by name_hashes; 0: none
         ("time", "<i8"),  # Unix seconds; -1: none
     ]
 )
@@ -477,130 +476,6 @@ class NearIndex:
         return new
 
 # %% ../nbs/lib/03_shards.ipynb #00000028
-def _deal(folder: Path, plan: dict, n: int, source: str, keys: dict, blocks: list) -> dict:
-    "Parse some blocks of one source and deal their reviews to the n-th spill; says what it found."
-    options, code = plan["options"], [s["name"] for s in plan["sources"]].index(source)
-    parts, found = [], dict(source=source, rows=0, last=0, bad=[], categories=set())
-    allowed = {pool for pool, n in zip(POOLS, [1, *options["counts"]], strict=True) if n}
-    for block in blocks:
-        reviews, bad = parse_block(block, source, keys)
-        if not allowed.issuperset(map(attrgetter("split"), reviews)):
-            row, split = next((r.row, r.split) for r in reviews if r.split not in allowed)
-            raise KitError(
-                f"{source}, row {row}, has split {split!r}; counts={tuple(options['counts'])} have no such shard"
-            )
-        records, texts = to_records(reviews, code, plan["preset"]["name"], options["seed"])
-        if empty := [i for i, text in enumerate(texts) if text.isspace()]:
-            bad = sorted(bad + [(reviews[i].row, "empty text") for i in empty])
-            records, texts = np.delete(records, empty), [text for text in texts if not text.isspace()]
-        parts.append((records, texts))
-        found["rows"] += len(records) + len(bad)
-        found["last"] = max([found["last"], *(r.row for r in reviews[-1:]), *(row for row, _ in bad[-1:])])
-        found["bad"] += bad
-        found["categories"].update(map(attrgetter("category"), reviews))
-    records, texts = np.concatenate([r for r, _ in parts]), list(chain.from_iterable(texts for _, texts in parts))
-    found["columns"] = {c for c in OPTIONAL if (records[c] != OPTIONAL[c]).any()}
-    part_N = hashed_shards(records, records["pool"], options["counts"])
-    write_parts(folder / "spill" / f"{n:06d}", sum(options["counts"]), part_N, records, texts)
-    return found
-
-
-def _collect(
-    folder: Path, plan: dict, stage: str, part: int, drop: Iterable[int] = ()
-) -> tuple[np.ndarray, list[bytes]]:
-    "One part of all spills, sorted by key, without duplicates and without the near duplicates to be dropped."
-    records, texts = read_parts(sorted((folder / stage).glob("??????")), part)
-    kept = np.delete(survivors(records, texts, plan["options"]["dedup"]), drop)
-    return records[kept], [texts[i] for i in kept.tolist()]
-
-
-def _survey(
-    folder: Path, plan: dict, part: int, first_rows: list[int], n: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    "Survivors of a part: their bytes by pool and zone [P, n], their pools, and their signatures where they are needed."
-    records, texts = _collect(folder, plan, "spill", part)
-    place = records["pool"].astype(np.int64) * n + zones(records, first_rows, n)
-    bytes_PZ = np.bincount(place, records["length"], len(POOLS) * n).astype(np.int64).reshape(len(POOLS), n)
-    return bytes_PZ, records["pool"], minhashes(texts) if plan["options"]["dedup"] == "near" else None
-
-
-def _slice(folder: Path, plan: dict, part: int, drop: list[int], first_rows: list[int]) -> None:
-    "Deal the survivors of a part again, to contiguous slices."
-    options, shards_PZ = plan["options"], np.load(folder / "slices.npy")
-    records, texts = _collect(folder, plan, "spill", part, drop)
-    shard_N = shards_PZ[records["pool"], zones(records, first_rows, shards_PZ.shape[1])]
-    if options["order"] == "shard_then_shuffle_set":
-        splits = np.repeat([1, 2, 3], options["counts"])  # pool of each shard
-        shard_N = hashed_shards(records, splits[shard_N], options["counts"])
-    write_parts(folder / "slices" / f"{part:06d}", sum(options["counts"]), shard_N, records, texts)
-
-# %% ../nbs/lib/03_shards.ipynb #0000002a
-def _finish(
-    folder: Path, plan: dict, part: int, drop: list[int], stage: str, categories: list[str], columns: list[str]
-) -> dict:
-    "Write one shard; returns its entry for the manifest."
-    counts = plan["options"]["counts"]
-    name = [f"{split}/{i:05d}" for split, n in zip(SPLITS, counts, strict=True) for i in range(n)][part]
-    records, texts = _collect(folder, plan, stage, part, drop)
-    if not texts:
-        raise KitError(f"{name} would be empty; there are too few reviews for counts={tuple(counts)}, take fewer")
-    order = placed(texts, plan["options"]["seed"])
-    meta, records = np.empty(len(order), meta_dtype(columns)), records[order]
-    for column in meta.dtype.names:
-        if column != "category":
-            meta[column] = records[column]
-    code = {0: -1} | {hashed: i for i, hashed in enumerate(name_hashes(categories))}
-    hashes, inverse = np.unique(records["category"], return_inverse=True)
-    meta["category"] = np.array([code[h] for h in hashes.tolist()])[inverse]
-    return write_shard(folder, name, [texts[i] for i in order.tolist()], meta)
-
-# %% ../nbs/lib/03_shards.ipynb #0000002c
-def start_worker() -> None:
-    "First call in a worker process: ignore Ctrl-C, which is the parent's, and end when the parent does."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def run_tasks(
-    executor: Executor | None,  # None: this process
-    ahead: int,  # tasks handed out at a time
-    task: Callable,  # importable by name
-    arguments: Iterable[tuple],  # of each call
-) -> Iterator:
-    "Results in order. On an error, tasks not begun are cancelled and the others awaited."
-    pending = deque()
-    try:
-        for args in arguments:
-            if executor is None:
-                yield task(*args)
-                continue
-            pending.append(executor.submit(task, *args))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool:
-        raise KitError(
-            "a worker process ended early: memory ran out (take fewer workers or more shards), or a script that calls "
-            "make_shards lacks its `if __name__ == '__main__':`; workers=1 needs neither"
-        ) from None
-    finally:
-        wait([future for future in pending if not future.cancel()])
-
-# %% ../nbs/lib/03_shards.ipynb #0000002e
-def process_pool(
-    workers: int | None,  # None: as many as there are cores, if the input is large
-    n_bytes: int,  # of input
-):
-    "A context manager that gives an executor, or None where one process is enough; and the number of workers."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or (cores if n_bytes > 32 << 20 else 1)
-    if workers == 1:
-        return nullcontext(), 1
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker), workers
-
-# %% ../nbs/lib/03_shards.ipynb #00000031
 ORDERS = ("shuffle_then_shard", "shard_then_shuffle", "shard_then_shuffle_set")
 DEDUPS = ("exact", "near", "none")
 
@@ -642,7 +517,135 @@ def _size_and_sha256(source) -> dict:
             sha.update(chunk)
     return dict(bytes=n_bytes, sha256=sha.hexdigest())
 
-# %% ../nbs/lib/03_shards.ipynb #00000034
+# %% ../nbs/lib/03_shards.ipynb #0000002b
+def _deal(folder: Path, plan: dict, n: int, source: str, keys: dict, blocks: list) -> dict:
+    "Parse some blocks of one source and deal their reviews to the n-th spill; says what it found."
+    options, code = plan["options"], [s["name"] for s in plan["sources"]].index(source)
+    parts, found = [], dict(source=source, rows=0, last=0, bad=[], categories=set())
+    allowed = {pool for pool, n in zip(POOLS, [1, *options["counts"]], strict=True) if n}
+    for block in blocks:
+        reviews, bad = parse_block(block, source, keys)
+        if not allowed.issuperset(map(attrgetter("split"), reviews)):
+            row, split = next((r.row, r.split) for r in reviews if r.split not in allowed)
+            raise KitError(
+                f"{source}, row {row}, has split {split!r}; counts={tuple(options['counts'])} have no such shard"
+            )
+        records, texts = to_records(reviews, code, plan["preset"]["name"], options["seed"])
+        if empty := [i for i, text in enumerate(texts) if text.isspace()]:
+            bad = sorted(bad + [(reviews[i].row, "empty text") for i in empty])
+            records, texts = np.delete(records, empty), [text for text in texts if not text.isspace()]
+        parts.append((records, texts))
+        found["rows"] += len(records) + len(bad)
+        found["last"] = max([found["last"], *(r.row for r in reviews[-1:]), *(row for row, _ in bad[-1:])])
+        found["bad"] += bad
+        found["categories"].update(map(attrgetter("category"), reviews))
+    records, texts = np.concatenate([r for r, _ in parts]), list(chain.from_iterable(texts for _, texts in parts))
+    found["columns"] = {c for c in OPTIONAL if (records[c] != OPTIONAL[c]).any()}
+    part_N = hashed_shards(records, records["pool"], options["counts"])
+    write_parts(folder / "spill" / f"{n:06d}", sum(options["counts"]), part_N, records, texts)
+    return found
+
+# %% ../nbs/lib/03_shards.ipynb #0000002d
+def _collect(
+    folder: Path, plan: dict, stage: str, part: int, drop: Iterable[int] = ()
+) -> tuple[np.ndarray, list[bytes]]:
+    "One part of all spills, sorted by key, without duplicates and without the near duplicates to be dropped."
+    records, texts = read_parts(sorted((folder / stage).glob("??????")), part)
+    kept = np.delete(survivors(records, texts, plan["options"]["dedup"]), drop)
+    return records[kept], [texts[i] for i in kept.tolist()]
+
+
+def _survey(
+    folder: Path, plan: dict, part: int, first_rows: list[int], n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    "Survivors of a part: their bytes by pool and zone [P, n], their pools, and their signatures where they are needed."
+    records, texts = _collect(folder, plan, "spill", part)
+    place = records["pool"].astype(np.int64) * n + zones(records, first_rows, n)
+    bytes_PZ = np.bincount(place, records["length"], len(POOLS) * n).astype(np.int64).reshape(len(POOLS), n)
+    return bytes_PZ, records["pool"], minhashes(texts) if plan["options"]["dedup"] == "near" else None
+
+
+def _slice(folder: Path, plan: dict, part: int, drop: list[int], first_rows: list[int]) -> None:
+    "Deal the survivors of a part again, to contiguous slices."
+    options, shards_PZ = plan["options"], np.load(folder / "slices.npy")
+    records, texts = _collect(folder, plan, "spill", part, drop)
+    shard_N = shards_PZ[records["pool"], zones(records, first_rows, shards_PZ.shape[1])]
+    if options["order"] == "shard_then_shuffle_set":
+        splits = np.repeat([1, 2, 3], options["counts"])  # pool of each shard
+        shard_N = hashed_shards(records, splits[shard_N], options["counts"])
+    write_parts(folder / "slices" / f"{part:06d}", sum(options["counts"]), shard_N, records, texts)
+
+# %% ../nbs/lib/03_shards.ipynb #0000002f
+def _finish(
+    folder: Path, plan: dict, part: int, drop: list[int], stage: str, categories: list[str], columns: list[str]
+) -> dict:
+    "Write one shard; returns its entry for the manifest."
+    counts = plan["options"]["counts"]
+    name = [f"{split}/{i:05d}" for split, n in zip(SPLITS, counts, strict=True) for i in range(n)][part]
+    records, texts = _collect(folder, plan, stage, part, drop)
+    if not texts:
+        raise KitError(f"{name} would be empty; there are too few reviews for counts={tuple(counts)}, take fewer")
+    order = placed(texts, plan["options"]["seed"])
+    meta, records = np.empty(len(order), meta_dtype(columns)), records[order]
+    for column in meta.dtype.names:
+        if column != "category":
+            meta[column] = records[column]
+    code = {0: -1} | {hashed: i for i, hashed in enumerate(name_hashes(categories))}
+    hashes, inverse = np.unique(records["category"], return_inverse=True)
+    meta["category"] = np.array([code[h] for h in hashes.tolist()])[inverse]
+    return write_shard(folder, name, [texts[i] for i in order.tolist()], meta)
+
+# %% ../nbs/lib/03_shards.ipynb #00000033
+def start_worker() -> None:
+    "First call in a worker process: ignore Ctrl-C, which is the parent's, and end when the parent does."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def run_tasks(
+    executor: Executor | None,  # None: this process
+    ahead: int,  # tasks handed out at a time
+    task: Callable,  # importable by name
+    arguments: Iterable[tuple],  # of each call
+) -> Iterator:
+    "Results in order. On an error, tasks not begun are cancelled and the others awaited."
+    pending = deque()
+    try:
+        for args in arguments:
+            if executor is None:
+                yield task(*args)
+                continue
+            pending.append(executor.submit(task, *args))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise KitError(
+            "a worker process ended early: memory ran out (take fewer workers or more shards), or a script that calls "
+            "make_shards lacks its `if __name__ == '__main__':`; workers=1 needs neither"
+        ) from None
+    finally:
+        wait([future for future in pending if not future.cancel()])
+
+# %% ../nbs/lib/03_shards.ipynb #00000035
+def choose_executor(
+    executor: Executor | None,  # the caller's, if any
+    workers: int | None,  # processes, or the caller's; None: all cores if the input is large
+    n_bytes: int,  # of input
+) -> tuple[AbstractContextManager, int]:
+    "A context that gives an executor, or None for this process, and how many tasks to hand out at a time."
+    if workers is not None and workers < 1:
+        raise KitError(f"workers={workers} should be at least 1, or None for as many as there are cores")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if executor is not None:
+        return nullcontext(executor), (workers or 16) + 2
+    workers = workers or (cores if n_bytes > 32 << 20 else 1)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker) if workers > 1 else None
+    return pool or nullcontext(), workers + 2
+
+# %% ../nbs/lib/03_shards.ipynb #00000038
 def _gathered(blocks: Iterable[Block], size: int) -> Iterator[list[Block]]:
     "Blocks in lists of about `size` bytes each."
     gathered, held = [], 0
@@ -686,7 +689,7 @@ def _read(inputs: dict, plan: dict, folder: Path, run: Callable) -> dict:
     first_rows = [0, *accumulate(last.values())]
     return dict(rows=rows, first_rows=first_rows, categories=sorted(categories - {None}), columns=sorted(columns))
 
-# %% ../nbs/lib/03_shards.ipynb #00000036
+# %% ../nbs/lib/03_shards.ipynb #0000003a
 def _build(inputs: dict, plan: dict, folder: Path, run: Callable) -> None:
     "Write all files of a corpus to `folder`."
     options, shards = plan["options"], sum(plan["options"]["counts"])
@@ -707,12 +710,13 @@ def _build(inputs: dict, plan: dict, folder: Path, run: Callable) -> None:
         np.save(folder / "slices.npy", cut_slices(bytes_PZ, options["counts"], options["seed"]))
         for _ in run(_slice, [(folder, plan, part, drop, first_rows) for part, drop in enumerate(drops)]):
             pass
+        shutil.rmtree(folder / "spill")
         stage, drops = "slices", [[] for _ in range(shards)]
     about = stage, found["categories"], found["columns"]
     finished = run(_finish, [(folder, plan, part, drop, *about) for part, drop in enumerate(drops)])
     entries = list(tqdm(finished, "writing", shards, unit=" shards", delay=5, mininterval=1))
     for name in ("spill", "slices"):
-        shutil.rmtree(folder / name)
+        shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "slices.npy").unlink(missing_ok=True)
     kept = sum(entry["reviews"] for entry in entries)
     rows = found["rows"] | dict(duplicates=found["rows"]["read"] - found["rows"]["bad"] - n_near - kept)
@@ -721,7 +725,7 @@ def _build(inputs: dict, plan: dict, folder: Path, run: Callable) -> None:
     manifest |= dict(quarantine=sha256_file(folder / "quarantine.jsonl"), splits=splits)
     write_json(folder / "manifest.json", manifest | dict(digest=digest(manifest)))
 
-# %% ../nbs/lib/03_shards.ipynb #00000038
+# %% ../nbs/lib/03_shards.ipynb #0000003c
 def _find_finished(out: Path, plan: dict, overwrite: bool) -> Corpus | None:
     "The corpus in `out` if it was made from the same plan; `KitError` if something else is there."
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -737,7 +741,7 @@ def _find_finished(out: Path, plan: dict, overwrite: bool) -> Corpus | None:
         raise KitError(f"{out} holds a corpus with other {', '.join(differ)}; choose another folder or overwrite=True")
     return corpus
 
-# %% ../nbs/lib/03_shards.ipynb #0000003a
+# %% ../nbs/lib/03_shards.ipynb #0000003e
 def make_shards(
     paths: str | Path | list[str | Path],  # files, glob patterns or URLs, as for read_reviews
     out: str | Path,  # folder of the corpus
@@ -746,8 +750,7 @@ def make_shards(
     preset: str = "openai",  # how text becomes bytes, one of text.PRESETS
     dedup: str = "exact",  # exact, near (exact, then MinHash) or none
     seed: int = 0,  # another seed is another shuffle
-    workers: int
-    | None = None,  # processes; None: all cores where the input is large. With an executor: tasks at a time
+    workers: int | None = None,  # processes; None: all cores where the input is large
     executor: Executor | None = None,  # runs the tasks elsewhere; its workers see the folder of `out`
     overwrite: bool = False,  # replace another corpus in `out`
     **reader,  # of read_reviews: the names of columns, max_bad, max_line
@@ -757,13 +760,13 @@ def make_shards(
     plan = plan_build(inputs, preset, reader, counts=counts, order=order, dedup=dedup, seed=seed)
     if corpus := _find_finished(out, plan, overwrite):
         return corpus
+    chosen, ahead = choose_executor(executor, workers, sum(source["bytes"] for source in plan["sources"]))
     building = out.absolute().with_name(f".{out.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     folder = building / uuid.uuid4().hex  # of its own: a worker that outlived an earlier build finds its folder gone
-    pool, workers = process_pool(workers, sum(source["bytes"] for source in plan["sources"]))
     try:
-        with nullcontext(executor) if executor else pool as use:
-            _build(inputs, plan, folder, partial(run_tasks, use, workers + 2))
+        with chosen as use:
+            _build(inputs, plan, folder, partial(run_tasks, use, ahead))
         return open_corpus(publish_folder(folder, out))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

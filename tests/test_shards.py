@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from sentiment_kit import shards
 from sentiment_kit.files import KitError, digest
+from sentiment_kit.near_duplicates import near_duplicates
 from sentiment_kit.reviews import SAMPLE_KEYS, SAMPLES, dedup_key, read_reviews
-from sentiment_kit.shards import ORDERS, SPLITS, encoded_key, make_shards, name_hashes, open_corpus
+from sentiment_kit.shards import ORDERS, SPLITS, encoded_key, make_shards, name_hashes, open_corpus, pieces
 from sentiment_kit.text import decode, encode
 
 RNG = np.random.default_rng(0)
@@ -93,10 +94,10 @@ def test_the_key_of_encoded_bytes_is_the_key_of_the_text(text):
 
 
 def test_the_key_of_every_character():
-    for first in range(0, 0x20000, 0x800):  # beyond lie ideographs
-        if not 0xD800 <= first < 0xE000:
-            text = "".join(map(chr, range(first, first + 0x800)))
-            assert encoded_key(encode(text, "raw")) == dedup_key(decode(encode(text, "raw")))
+    "All of Unicode up to U+1FFFF, but for ideographs, syllables and surrogates."
+    for first in [*range(0, 0x3000, 0x400), *range(0xA000, 0xAC00, 0x400), *range(0xF800, 0x20000, 0x400)]:
+        text = "".join(map(chr, range(first, first + 0x400)))
+        assert encoded_key(encode(text, "raw")) == dedup_key(decode(encode(text, "raw")))
 
 
 def test_products_reviewers_and_times_are_in_the_meta_where_a_source_has_them(tmp_path):
@@ -297,6 +298,32 @@ def test_near_duplicates_go_whatever_the_order_of_the_input(tmp_path):
     source.write_text("".join(reversed(source.read_text(encoding="utf-8").splitlines(keepends=True))), encoding="utf-8")
     other = make_shards(source, tmp_path / "two", counts=(3, 1, 1), dedup="near")
     assert files(corpus.folder, "*.bin") == files(other.folder, "*.bin")
+
+
+def test_the_report_finds_what_the_loop_over_all_pairs_finds(tmp_path):
+    source, long, again = edited(tmp_path)
+    corpus = make_shards(source, tmp_path / "corpus", counts=(3, 1, 1))
+    report = near_duplicates(corpus, threshold=0.7)
+    reviews = {shard.name: list(shard.reviews()) for split in SPLITS for shard in corpus.split(split)}
+    sets = {(name, i): set(pieces(b).tolist()) for name, texts in reviews.items() for i, b in enumerate(texts)}
+    naive = {
+        (*a, *b)
+        for a in sets
+        for b in sets
+        if not a[0].startswith("train") and b[0].startswith("train")
+        if len(sets[a] & sets[b]) >= 0.7 * len(sets[a] | sets[b])
+    }
+    assert {tuple(match)[:4] for match in report.matches.tolist()} == naive and len(naive) >= 5
+    with_twin = {(name, i) for name, i, _, _ in naive}
+    for split in ("valid", "test"):
+        [shard] = corpus.split(split)
+        mask = report.reviews(shard)
+        assert [(shard.name, i) in with_twin for i in range(shard.n_reviews)] == mask.tolist()
+        assert report.share(split) == mask.mean()
+    assert all(encode(text) in sum(reviews.values(), []) for _, a, b in report.examples(3) for text in (a, b))
+    with ThreadPoolExecutor(2) as pool:
+        assert near_duplicates(corpus, threshold=0.7, executor=pool).matches.tolist() == report.matches.tolist()
+    assert len(near_duplicates(make_shards(source, tmp_path / "two", counts=(3, 1, 1), dedup="near")).matches) == 0
 
 
 def test_near_duplicates_need_datasketch_and_say_so_first(tmp_path, source, monkeypatch):
@@ -536,6 +563,7 @@ def test_a_folder_with_other_things_is_never_replaced(tmp_path, source):
         (dict(counts=(0, 1, 1)), "counts"),
         (dict(order="sorted"), "order='sorted' is unknown; take one of: shuffle_then_shard"),
         (dict(dedup="fuzzy"), "dedup='fuzzy'"),
+        (dict(workers=0), "workers=0 should be at least 1"),
         (dict(preset="bert"), "preset 'bert'"),
         (dict(counts=(4000, 1, 1)), "would be empty; there are too few reviews"),
         (dict(text_key="body"), "no column 'body'"),

@@ -1,17 +1,27 @@
 """The probe against its optimality condition, the choice of C, the exact cut, one sentence for what cannot be used."""
 
+import json
+import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from sentiment_kit.checkpoint import latest_checkpoint
 from sentiment_kit.files import KitError
+from sentiment_kit.language_model import LanguageModelConfig
 from sentiment_kit.neuron import (
     NeuronClassifier,
     best_cut,
@@ -21,9 +31,12 @@ from sentiment_kit.neuron import (
     unit_histogram,
     weight_stem,
 )
-from sentiment_kit.reviews import Texts
+from sentiment_kit.reviews import SAMPLES, Texts, load_dataset
+from sentiment_kit.shards import make_shards
+from sentiment_kit.trainer import LogMetrics, SaveCheckpoint, TrainConfig, Validate, train
 from sentiment_kit.transfer import (
     SentimentProbe,
+    TransferCallback,
     accuracy,
     best_point,
     fit_path,
@@ -130,6 +143,61 @@ def test_grid_is_extended_upwards():
     assert probe.C_ > 1 and probe.path_[-1].C <= 8 and probe.grid_C_ <= 1
 
 
+def test_an_extension_is_said():
+    X, y, X_valid, y_valid = splits()
+    inside = SentimentProbe(Cs=(2.0**-12, 1.0, 512.0)).fit(X, y, X_valid, y_valid)
+    high = SentimentProbe(Cs=(64.0, 128.0)).fit(X, y, X_valid, y_valid)
+    stuck = SentimentProbe(Cs=(64.0, 128.0), extend=0).fit(X, y, X_valid, y_valid)
+    assert inside.describe() == f"C = 1, {inside.n_nonzero_} of 20 units"
+    assert "past the grid's edge" in high.describe() and "64 was best" in high.describe()
+    assert "still at the edge" in stuck.describe()
+
+
+def three_classes(N=600):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, N)
+    X = rng.normal(size=(N, 20))
+    X[np.arange(N), y] += 2.5
+    return X, np.array(["bad", "good", "mixed"])[y]
+
+
+def test_several_classes_are_each_fitted_against_the_rest():
+    X, y = three_classes()
+    probe = SentimentProbe(extend=0).fit(X[:400], y[:400], X[400:500], y[400:500])
+    assert probe.coef_.shape == (3, 20) and set(probe.neurons_[:3]) == {0, 1, 2} and probe.score(X[500:], y[500:]) > 0.8
+    for k, name in enumerate(probe.classes_):
+        w_U, b = l1_logistic(X[:400], (y[:400] == name).astype(float), probe.C_)
+        np.testing.assert_allclose(probe.coef_[k], w_U, atol=1e-3)
+    p_NK = probe.predict_proba(X[500:])
+    np.testing.assert_allclose(p_NK.sum(1), 1)
+    assert (probe.classes_[p_NK.argmax(1)] == probe.predict(X[500:])).all()
+    assert probe.n_nonzero_ == np.count_nonzero(probe.coef_.any(0)) == len(probe.neurons_)
+    with pytest.raises(KitError, match="Only binary"):
+        NeuronClassifier(0).fit(X, y)
+
+
+def test_the_probe_is_a_part_like_others():
+    X, y = three_classes()
+    steps = make_pipeline(StandardScaler(), SentimentProbe(Cs=(0.01, 0.1)))
+    search = GridSearchCV(steps, {"sentimentprobe__Cs": [(1e-6,), (0.1, 0.3)]}, cv=3).fit(X, y)
+    assert search.best_params_ == {"sentimentprobe__Cs": (0.1, 0.3)} and search.score(X, y) > 0.8
+    copy = clone(search.best_estimator_[-1])
+    assert copy.Cs == (0.1, 0.3) and not hasattr(copy, "coef_")
+
+
+@pytest.mark.slow
+def test_a_path_at_the_papers_size():
+    "4,096 correlated units, 7,000 texts: about 35 s on one core; minutes where the solver has become slow."
+    rng = np.random.default_rng(0)
+    topics, opinion = rng.normal(size=(7900, 64)), rng.normal(size=7900)
+    X = (0.1 * topics @ rng.normal(size=(64, 4096)) + 0.3 * rng.normal(size=(7900, 4096))).astype(np.float32)
+    X[:, 388] += opinion
+    y = (opinion + 0.5 * topics[:, 0] + 0.5 * rng.normal(size=7900) > 0).astype(int)
+    start = time.process_time()
+    probe = SentimentProbe().fit(X[:7000], y[:7000], X[7000:], y[7000:])
+    assert time.process_time() - start < 150 and probe.neurons_[0] == 388
+
+
 def test_weights_come_from_train_alone():
     X, y, X_valid, y_valid = splits()
     a = SentimentProbe(extend=0).fit(X, y, X_valid, y_valid)
@@ -157,7 +225,6 @@ def test_probe_attributes_and_string_labels():
         (lambda X, y, Xv, yv: (np.where(X > 2, np.nan, X), y, Xv, yv), "NaN or inf, first in row"),
         (lambda X, y, Xv, yv: (X, y, np.full_like(Xv, np.inf), yv), "row 0, unit 0"),
         (lambda X, y, Xv, yv: (X, np.ones_like(y), Xv, yv), "only one class"),
-        (lambda X, y, Xv, yv: (X, np.arange(len(y)) % 3, Xv, yv), "binary classification"),
         (lambda X, y, Xv, yv: (X, y + 0.5, Xv, yv), "one class label"),
         (lambda X, y, Xv, yv: (X[:0], y[:0], Xv, yv), "0 sample"),
         (lambda X, y, Xv, yv: (X, y[:-1], Xv, yv), "200 rows but y has 199"),
@@ -197,15 +264,76 @@ def test_ngram_baseline_reads_word_pairs():
     part = Texts(texts, np.array([0, 1, 1, 0] * 20))
     result = ngram_baseline(part, part, part)
     assert result.test.value == 1 and result.model.predict(["not bad"]) == [1]
-    for broken in (Texts(["", " "], np.array([0, 1])), Texts(["a", "b"], np.array([1, 1]))):
-        with pytest.raises(KitError, match="n-gram baseline"):
+    empty, one_class = Texts(["", " "], np.array([0, 1])), Texts(["a", "b"], np.array([1, 1]))
+    for broken, told in ((empty, "no n-gram baseline: empty vocabulary"), (one_class, "only one class")):
+        with pytest.raises(KitError, match=told) as error:
             ngram_baseline(broken, broken, broken)
+        assert "\n" not in str(error.value)
 
 
 def test_table_is_markdown():
     share = accuracy(np.ones(4), np.ones(4))
     table = results_table([dict(row="a", test=share, C=0.5), dict(row="b", test=None, C=1 / 3)]).splitlines()
     assert table[1] == "| --- | --- | --- |" and table[3] == "| b | – | 0.3333 |" and len(table) == 4
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    return {split: Texts(part.texts[:60], part.labels[:60]) for split, part in load_dataset("samples").items()}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder, keys = tmp_path_factory.mktemp("corpus"), dict(text_key="text", stars_key="stars", split_key="split")
+    (folder / "some.csv").write_text(
+        "\n".join(SAMPLES.read_text(encoding="utf-8").splitlines()[:250]), encoding="utf-8"
+    )
+    return make_shards(folder / "some.csv", folder / "corpus", counts=(1, 1, 1), **keys)
+
+
+def config_for(corpus, out, **changes):
+    model = LanguageModelConfig(hidden_size=16, embed_size=4)
+    size = dict(global_batch=16, seq_len=64, log_every=2, save_every=1000, lr=0.02)
+    return TrainConfig(corpus=str(corpus.folder), out=str(out), model=model, progress="none", **size | changes)
+
+
+def probe_lines(run):
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "probe_all" in line]
+
+
+def test_the_callback_writes_into_the_metrics_and_disturbs_nothing(corpus, labelled, tmp_path):
+    watched = [Validate(), TransferCallback(labelled, every_bytes=10_000, lanes=32), LogMetrics(), SaveCheckpoint()]
+    runs = [train(config_for(corpus, tmp_path / "a"), watched), train(config_for(corpus, tmp_path / "b"))]
+    lines, total = probe_lines(runs[0]), json.loads((runs[1] / "metrics.jsonl").read_text().splitlines()[-1])["bytes"]
+    due = [0, *(-(-n // 2048) * 2048 for n in range(10_000, total, 10_000)), total]
+    assert [line["bytes"] for line in lines] == due  # at 0, at the next written line after each 10,000, at the end
+    assert all(0 <= line["probe_all"] <= 1 for line in lines) and probe_lines(runs[1]) == []
+    assert all(("probe_one" in line) == ("probe_unit" in line) for line in lines)
+    a, b = (load_file(latest_checkpoint(run) / "model.safetensors") for run in runs)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_callback_finds_what_the_state_knows(labelled):
+    class Knowing:
+        n_units, preset, digest = 3, "raw", "label"
+
+        def trace(self, encoded, units=None):
+            return np.full((len(encoded), 3), [0.0, float(b"good" in encoded), 1.0], np.float32)
+
+    labels = np.arange(60) % 2
+    data = {split: Texts([("bad", "good")[k] for k in labels], labels) for split in ("train", "valid")}
+    trainer = SimpleNamespace(model=Knowing(), bytes=70, world=SimpleNamespace(rank=0), record={})
+    callback = TransferCallback(data, every_bytes=50)
+    callback.measure(trainer)
+    assert trainer.record == {"probe_all": 1.0, "probe_one": 1.0, "probe_unit": 1} and callback.state() == {"due": 100}
+    callback.load_state({})  # a checkpoint from before
+    assert callback.state() == {"due": 0}
+
+
+def test_the_callback_refuses_a_place_where_nothing_is_written(corpus, labelled, tmp_path):
+    with pytest.raises(KitError, match="after LogMetrics"):
+        train(config_for(corpus, tmp_path / "run"), [Validate(), LogMetrics(), TransferCallback(labelled)])
 
 
 values = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=1, max_size=30)
