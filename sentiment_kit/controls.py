@@ -136,7 +136,7 @@ def take_away_order(X: dict, y: dict, probe: SentimentProbe, rule: str) -> list[
 def some_units(X: dict[str, np.ndarray], units: np.ndarray) -> dict[str, np.ndarray]:
     return {split: X_NU[:, units] for split, X_NU in X.items()}
 
-# %% ../nbs/lib/47_controls.ipynb #split0001
+# %% ../nbs/lib/47_controls.ipynb #0000000f
 def feature_controls(
     X: dict[str, np.ndarray],  # features of train, valid and test [N, U]
     y: dict[str, np.ndarray],
@@ -188,7 +188,7 @@ def feature_controls(
         rows += [judge_draws(f"labels shuffled {permutations} times, {what}", values_R2, beside)]
     return rows
 
-# %% ../nbs/lib/47_controls.ipynb #00000012
+# %% ../nbs/lib/47_controls.ipynb #00000013
 class HeldStates(ModelStates):
     "States of a `LanguageModel` that reads with cells of its top layer held after every byte: a `StateSource`."
 
@@ -230,7 +230,7 @@ def mean_cells(
     length_N = [len(text) for text in encode_texts(texts, model.config.preset)]
     return np.average(ByteFeaturizer(model, pool="mean", lanes=lanes).transform(texts), axis=0, weights=length_N)
 
-# %% ../nbs/lib/47_controls.ipynb #00000016
+# %% ../nbs/lib/47_controls.ipynb #00000017
 def untrained_twin(
     model: LanguageModel,
     seed: int = 0,
@@ -274,7 +274,7 @@ def model_controls(
             rows += [judge_probe(f"top {k} held at the mean, probe anew", X_k, y, claim_N)[1]]
     return rows
 
-# %% ../nbs/lib/47_controls.ipynb #00000018
+# %% ../nbs/lib/47_controls.ipynb #00000019
 def controls(
     model: LanguageModel | StateSource,
     data: dict[str, Texts],  # train, valid, test
@@ -298,7 +298,7 @@ def controls(
     p = mcnemar(y["test"], probe.predict(X["test"]), words.model.predict(data["test"].texts)).p
     return [*rows, Control("n-grams, no model", words.valid, words.test, None, words.C, p)]
 
-# %% ../nbs/lib/47_controls.ipynb #0000001b
+# %% ../nbs/lib/47_controls.ipynb #0000001c
 def units_curve(
     X: dict[str, np.ndarray],
     y: dict[str, np.ndarray],
@@ -338,7 +338,7 @@ def curve_figure(
     margin = dict(l=70, r=20, t=60 if title else 30, b=50)
     return figure.update_layout(title=title, width=720, height=360, template="plotly_white", margin=margin)
 
-# %% ../nbs/lib/47_controls.ipynb #0000001e
+# %% ../nbs/lib/47_controls.ipynb #0000001f
 class LabelPoint(NamedTuple):
     "What n labels are worth to one reader."
 

@@ -125,7 +125,7 @@ def drawn_characters(
     "The text by the grapheme; what has no picture of its own is drawn as a mark."
     slices = graphemes(ledger.encoded)
     shown = [ledger.encoded[s].decode("utf-8", "replace") for s in slices]
-    shown = [html.escape(c) if c.isprintable() else "↵" if c == "\n" else "·" for c in shown]
+    shown = [html.escape(c, quote=False) if c.isprintable() else "↵" if c == "\n" else "·" for c in shown]
     sums = (np.add.reduceat(values, [s.start for s in slices]) for values in (ledger.write_T, ledger.contribution_T))
     return list(zip(shown, *sums, strict=True))
 
