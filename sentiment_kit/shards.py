@@ -104,16 +104,20 @@ def write_shard(
     meta: np.ndarray,  # [reviews] META, with or without its optional columns
 ) -> dict:
     "Write the three files of a shard; returns its entry for the manifest."
-    ends = np.cumsum([0] + [len(b) for b in texts], dtype=np.uint64)
-    body = b"".join(texts)
+    ends, crc32 = np.cumsum([0] + [len(b) for b in texts], dtype=np.uint64), 0
     (folder / name).parent.mkdir(exist_ok=True)
     with open(folder / f"{name}.bin", "wb") as f:
-        f.write(HEADER.pack(MAGIC, VERSION, zlib.crc32(body), len(body), len(texts)))
-        f.write(body)
+        f.seek(HEADER.size)
+        for i in range(0, len(texts), 1000):
+            piece = b"".join(texts[i : i + 1000])
+            crc32 = zlib.crc32(piece, crc32)
+            f.write(piece)
+        f.seek(0)
+        f.write(HEADER.pack(MAGIC, VERSION, crc32, int(ends[-1]), len(texts)))
     np.save(folder / f"{name}.idx.npy", ends[:-1], allow_pickle=False)
     np.save(folder / f"{name}.meta.npy", meta, allow_pickle=False)
     sha256 = {part: sha256_file(folder / f"{name}.{part}") for part in ("bin", "idx.npy", "meta.npy")}
-    return dict(name=name, bytes=len(body), reviews=len(texts), sha256=sha256)
+    return dict(name=name, bytes=int(ends[-1]), reviews=len(texts), sha256=sha256)
 
 # %% ../nbs/lib/03_shards.ipynb #0000000c
 def name_hashes(
@@ -690,42 +694,48 @@ def _read(inputs: dict, plan: dict, folder: Path, run: Callable) -> dict:
     return dict(rows=rows, first_rows=first_rows, categories=sorted(categories - {None}), columns=sorted(columns))
 
 # %% ../nbs/lib/03_shards.ipynb #0000003a
+def _survey_all(plan: dict, folder: Path, run: Callable, first_rows: list[int]) -> tuple[list[list[int]], np.ndarray]:
+    "Which survivors of each part are near duplicates, and where in the input the survivors' bytes lie [P, Z]."
+    shards, seen, drops, bytes_PZ = sum(plan["options"]["counts"]), defaultdict(NearIndex), [], 0
+    tasks = [(folder, plan, part, first_rows, 64 * max(shards, 1024)) for part in range(shards)]
+    for part, (here_PZ, pools, signatures) in enumerate(run(_survey, tasks)):
+        new = [True] * len(pools)
+        if signatures is not None:
+            new = [seen[pool].add_new((part, i), signatures[i]) for i, pool in enumerate(pools.tolist())]
+        drops.append([i for i, is_new in enumerate(new) if not is_new])
+        bytes_PZ += here_PZ
+    return drops, bytes_PZ
+
+# %% ../nbs/lib/03_shards.ipynb #0000003c
 def _build(inputs: dict, plan: dict, folder: Path, run: Callable) -> None:
     "Write all files of a corpus to `folder`."
-    options, shards = plan["options"], sum(plan["options"]["counts"])
-    for stage in ("spill", "slices"):
-        (folder / stage).mkdir(parents=True)
-    found, drops, stage = _read(inputs, plan, folder, run), [[] for _ in range(shards)], "spill"
-    first_rows, near, contiguous = found["first_rows"], options["dedup"] == "near", options["order"] != ORDERS[0]
-    if near or contiguous:
-        seen, bytes_PZ, n = defaultdict(NearIndex), 0, 64 * max(shards, 1024)
-        surveys = run(_survey, [(folder, plan, part, first_rows, n) for part in range(shards)])
-        for part, (here_PZ, pools, signatures) in enumerate(surveys):
-            bytes_PZ += here_PZ
-            if near:
-                new = [seen[pool].add_new((part, i), signatures[i]) for i, pool in enumerate(pools.tolist())]
-                drops[part] = np.flatnonzero(~np.array(new, bool)).tolist()
+    options, shards, stage = plan["options"], sum(plan["options"]["counts"]), "spill"
+    for name in ("spill", "slices"):
+        (folder / name).mkdir(parents=True)
+    found, contiguous, drops = _read(inputs, plan, folder, run), options["order"] != ORDERS[0], [[]] * shards
+    if contiguous or options["dedup"] == "near":
+        drops, bytes_PZ = _survey_all(plan, folder, run, found["first_rows"])
     n_near = sum(map(len, drops))
     if contiguous:
         np.save(folder / "slices.npy", cut_slices(bytes_PZ, options["counts"], options["seed"]))
-        for _ in run(_slice, [(folder, plan, part, drop, first_rows) for part, drop in enumerate(drops)]):
+        for _ in run(_slice, [(folder, plan, part, drops[part], found["first_rows"]) for part in range(shards)]):
             pass
         shutil.rmtree(folder / "spill")
-        stage, drops = "slices", [[] for _ in range(shards)]
+        stage, drops = "slices", [[]] * shards
     about = stage, found["categories"], found["columns"]
-    finished = run(_finish, [(folder, plan, part, drop, *about) for part, drop in enumerate(drops)])
+    finished = run(_finish, [(folder, plan, part, drops[part], *about) for part in range(shards)])
     entries = list(tqdm(finished, "writing", shards, unit=" shards", delay=5, mininterval=1))
     for name in ("spill", "slices"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "slices.npy").unlink(missing_ok=True)
-    kept = sum(entry["reviews"] for entry in entries)
-    rows = found["rows"] | dict(duplicates=found["rows"]["read"] - found["rows"]["bad"] - n_near - kept)
-    splits = {split: [e for e in entries if e["name"].startswith(split)] for split in SPLITS}
-    manifest = plan | dict(rows=rows | dict(near_duplicates=n_near, kept=kept), categories=found["categories"])
-    manifest |= dict(quarantine=sha256_file(folder / "quarantine.jsonl"), splits=splits)
+    rows, kept = found["rows"], sum(entry["reviews"] for entry in entries)
+    rows |= dict(duplicates=rows["read"] - rows["bad"] - n_near - kept, near_duplicates=n_near, kept=kept)
+    splits = {split: [entry for entry in entries if entry["name"].startswith(split)] for split in SPLITS}
+    quarantine = sha256_file(folder / "quarantine.jsonl")
+    manifest = plan | dict(rows=rows, categories=found["categories"], quarantine=quarantine, splits=splits)
     write_json(folder / "manifest.json", manifest | dict(digest=digest(manifest)))
 
-# %% ../nbs/lib/03_shards.ipynb #0000003c
+# %% ../nbs/lib/03_shards.ipynb #0000003e
 def _find_finished(out: Path, plan: dict, overwrite: bool) -> Corpus | None:
     "The corpus in `out` if it was made from the same plan; `KitError` if something else is there."
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -741,7 +751,7 @@ def _find_finished(out: Path, plan: dict, overwrite: bool) -> Corpus | None:
         raise KitError(f"{out} holds a corpus with other {', '.join(differ)}; choose another folder or overwrite=True")
     return corpus
 
-# %% ../nbs/lib/03_shards.ipynb #0000003e
+# %% ../nbs/lib/03_shards.ipynb #00000040
 def make_shards(
     paths: str | Path | list[str | Path],  # files, glob patterns or URLs, as for read_reviews
     out: str | Path,  # folder of the corpus
