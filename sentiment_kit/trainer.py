@@ -39,6 +39,7 @@ from sentiment_kit.distributed import (
     fingerprint,
     gather_lanes,
     join_world,
+    load_target,
     run_processes,
     total,
 )
@@ -587,11 +588,16 @@ def train(
         return trainer.fit()
 
 # %% ../nbs/lib/23_trainer.ipynb #00000031
-def train_rank(config: dict) -> dict:  # {"run": folder}, or {"stopped": why}
+def train_rank(
+    config: dict,  # fields of a TrainConfig
+    callbacks: list | None = None,  # "module:function" that makes them, and its arguments
+) -> dict:  # {"run": folder}, or {"stopped": why}
     "What each process of `launch` runs."
-    with join_world(config["device"]) as world:
+    config = config_from_json(TrainConfig, config, "train_config.json")
+    made = load_target(callbacks[0])(*callbacks[1:]) if callbacks else None
+    with join_world(config.device) as world:
         try:
-            return {"run": str(train(config_from_json(TrainConfig, config, "train_config.json"), world=world))}
+            return {"run": str(train(config, made, world))}
         except Stopped as stopped:
             return {"stopped": str(stopped)}
 
@@ -601,12 +607,13 @@ def launch(
     nproc: int = 1,  # processes on this node
     nnodes: int = 1,  # nodes; the same call is made on each
     endpoint: str | None = None,  # with several nodes: host:port of one of them
+    callbacks: tuple | None = None,  # "module:function" that makes them, and its arguments (JSON); None: the usual
 ) -> Path:  # the run folder
     "`train` in several processes that share the lanes; logs go to out/logs, rank 0's lines are shown."
     if nproc == nnodes == 1:
-        return train(config)
-    logs = Path(config.out) / "logs"
-    told = run_processes("sentiment_kit.trainer:train_rank", nproc, [asdict(config)], logs, nnodes, endpoint)
+        return train(config, load_target(callbacks[0])(*callbacks[1:]) if callbacks else None)
+    rank, logs = "sentiment_kit.trainer:train_rank", Path(config.out) / "logs"
+    told = run_processes(rank, nproc, [asdict(config), callbacks], logs, nnodes, endpoint)
     if "stopped" in told:
         raise Stopped(told["stopped"])
     return Path(told["run"])

@@ -6,7 +6,7 @@
 __all__ = ['PAPER_CS', 'Accuracy', 'accuracy', 'gram_lasso', 'l1_logistic', 'PathPoint', 'best_point', 'pick_class', 'fit_path',
            'FeatureError', 'check_features', 'check_labels', 'validation_rows', 'SentimentProbe', 'path_figure',
            'split_features', 'ProbeResult', 'probe_splits', 'NgramResult', 'ngram_counts', 'best_logistic',
-           'ngram_baseline', 'results_table', 'TransferCallback']
+           'ngram_baseline', 'results_table', 'TransferCallback', 'probe_callbacks']
 
 # %% ../nbs/lib/31_transfer.ipynb #00000002
 from collections.abc import Sequence
@@ -34,8 +34,16 @@ from tqdm.auto import tqdm
 from .features import ByteFeaturizer, StateSource, cached_features
 from .files import KitError
 from .language_model import LanguageModel
-from .reviews import Texts
-from .trainer import Callback, LogMetrics, Trainer
+from .reviews import Texts, load_splits
+from sentiment_kit.trainer import (
+    Callback,
+    LogMetrics,
+    Progress,
+    SaveCheckpoint,
+    StopOnNonFinite,
+    Trainer,
+    Validate,
+)
 
 # %% ../nbs/lib/31_transfer.ipynb #00000005
 class Accuracy(NamedTuple):
@@ -483,3 +491,14 @@ class TransferCallback(Callback):
             one = SentimentProbe().fit(X["train"][:, [unit]], y["train"])
             right = float(one.score(X["valid"][:, [unit]], y["valid"]))
             trainer.record |= {"probe_one": right, "probe_unit": unit}
+
+
+def probe_callbacks(
+    labels: list[str],  # as for `load_splits`: "samples", or files for train, valid and test
+    every_bytes: int = 10_000_000,  # of training text
+    text_key: str | None = None,  # column of the texts; None: found
+    label_key: str | None = None,  # column of the labels; None: found
+) -> list[Callback]:
+    "The usual callbacks of a run, with a `TransferCallback` before the log."
+    probe = TransferCallback(load_splits(labels, text_key, label_key), every_bytes)
+    return [Validate(), StopOnNonFinite(), probe, LogMetrics(), SaveCheckpoint(), Progress()]

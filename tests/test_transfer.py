@@ -33,7 +33,7 @@ from sentiment_kit.neuron import (
 )
 from sentiment_kit.reviews import SAMPLES, Texts, load_dataset
 from sentiment_kit.shards import make_shards
-from sentiment_kit.trainer import LogMetrics, SaveCheckpoint, TrainConfig, Validate, train
+from sentiment_kit.trainer import LogMetrics, SaveCheckpoint, TrainConfig, Validate, launch, train
 from sentiment_kit.transfer import (
     SentimentProbe,
     TransferCallback,
@@ -334,6 +334,18 @@ def test_the_callback_finds_what_the_state_knows(labelled):
 def test_the_callback_refuses_a_place_where_nothing_is_written(corpus, labelled, tmp_path):
     with pytest.raises(KitError, match="after LogMetrics"):
         train(config_for(corpus, tmp_path / "run"), [Validate(), LogMetrics(), TransferCallback(labelled)])
+
+
+@pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_launch_makes_the_callbacks_where_it_trains(corpus, labelled, tmp_path, nproc):
+    files = [tmp_path / f"{split}.jsonl" for split in ("train", "valid", "test")]
+    for file, split in zip(files, ("train", "valid", "valid"), strict=True):
+        texts, labels = labelled[split].texts, labelled[split].labels.tolist()
+        rows = [json.dumps({"text": text, "label": y}) for text, y in zip(texts, labels, strict=True)]
+        file.write_text("\n".join(rows))
+    callbacks = ("sentiment_kit.transfer:probe_callbacks", [*map(str, files)], 10_000)
+    lines = probe_lines(launch(config_for(corpus, tmp_path / "run"), nproc, callbacks=callbacks))
+    assert len(lines) > 2 and all(0 <= line["probe_all"] <= 1 for line in lines)
 
 
 values = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=1, max_size=30)
