@@ -38,16 +38,18 @@ def test_defaults_chain(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["65_precision", "67_scaling", "68_speed"])
+@pytest.mark.parametrize("name", ["65_precision", "66_model_size", "67_scaling", "68_speed"])
 def test_defaults_of_the_notebooks_beside_the_chain(name, tmp_path):
     runs = shutil.copytree(ROOT / "nbs" / "runs", tmp_path / "nbs" / "runs")
     for each in ("60_make_shards", name):
         papermill.execute_notebook(runs / f"{each}.ipynb", tmp_path / f"{each}.ipynb", cwd=runs, progress_bar=False)
-    kind = name.split("_")[1]
+    kind = name[3:]
     result = json.loads((tmp_path / "out" / kind / f"{kind}.json").read_text())
     if kind == "precision":
         bits = [run["valid_bits"] for run in result["runs"].values()]
         assert len(bits) == 3 and max(bits) - min(bits) < 0.01
+    if kind == "model_size":
+        assert len(result["runs"]) == 6 and 2 < result["forecast"]["bits"] < 8
     if kind == "scaling":
         assert all(row["loss_apart"] < 1e-3 for row in result["processes"].values())
 
