@@ -37,7 +37,7 @@ sync: setup  ## after editing notebooks: format, clean, export the package, writ
 	$(BIN)/ruff format --quiet nbs tests setup.py
 	$(BIN)/python tests/sync.py
 
-refresh: setup  ## execute every notebook in place and redraw the README's heatmap from RUN=out/…
+refresh: setup  ## execute every notebook in place and redraw the README's pictures from RUN=out/…
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level WARN $(LIVE)
 	$(BIN)/python tests/pictures.py $(RUN)
 	$(BIN)/python tests/sync.py
@@ -52,5 +52,5 @@ gpu:  ## on CUDA: correctness, speed and one leg of training, under 8 minutes, i
 bench: setup  ## speed beside its peers and its floor, 25 minutes on an idle machine, into out/bench
 	$(BIN)/sentiment-kit run bench
 
-docs:  ## the notebooks as static pages
-	@echo 'make docs: waits for the pages of the interactive lab, which do not exist yet' >&2; exit 2
+docs: setup  ## the notebooks as static pages in out/docs; RUN=out/… adds that run's executed notebooks
+	$(BIN)/python tests/pages.py $(if $(wildcard $(RUN)/notebooks),$(RUN))

@@ -1,62 +1,88 @@
-"""The README's pictures, made anew by `make refresh RUN=out/…`: from a finished run the heatmap of a review of the
-embedded sample, from a benchmark (`make bench`) the bars of its training steps.
+"""The README's pictures, made anew by `make refresh RUN=out/…`: from a finished run its loss, the values of its best
+unit on the test texts, and two reviews of the embedded sample in that unit's colours; from a benchmark (`make bench`)
+the bars of its training steps.
 
 Needs Chromium (Debian: apt-get install chromium; elsewhere name it in the variable CHROMIUM).
 """
 
-import os
 import sys
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+import numpy as np
+import plotly.graph_objects as go
+from browser import open_tab
 
 from sentiment_kit.checkpoint import latest_checkpoint
-from sentiment_kit.features import record_states
+from sentiment_kit.features import ByteFeaturizer, cached_features, record_states
 from sentiment_kit.files import read_json
-from sentiment_kit.heatmap import heatmap_page
+from sentiment_kit.heatmap import HeatmapView
 from sentiment_kit.language_model import LanguageModel
-from sentiment_kit.reviews import load_dataset
+from sentiment_kit.loss_explorer import plot_losses, read_metrics
+from sentiment_kit.neuron import unit_histogram
+from sentiment_kit.reviews import load_dataset, load_splits
 from sentiment_kit.speed import speed_figure
 from sentiment_kit.text import encode
 
 IMAGES = Path(__file__).resolve().parents[1] / "nbs" / "images"
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+WIDTH = 860  # CSS pixels; the files have twice as many
 
 
-def photograph(html: str, name: str, width: int) -> None:
-    "Save what Chromium makes of a page."
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=OPTIONS)
-        page = browser.new_page(viewport={"width": width, "height": 200}, device_scale_factor=2)
-        page.set_content(html)
-        IMAGES.mkdir(exist_ok=True)
-        page.screenshot(path=IMAGES / name, full_page=True)
-        browser.close()
+def photograph(html: str, name: str, part: str, pointed: str = "") -> None:
+    "Save what Chromium makes of a part of a page, the mouse on another part."
+    IMAGES.mkdir(exist_ok=True)
+    with open_tab(size=(WIDTH, 900), device_scale_factor=2) as tab:
+        tab.page.set_content(html)
+        if pointed:
+            tab.page.locator(pointed).last.hover()
+        tab.page.locator(part).screenshot(path=IMAGES / name)
 
 
-def draw_heatmap(run: Path) -> None:
-    "A positive and a negative test review of the sample, coloured by the vote of the unit that `run` found."
-    model, neuron = LanguageModel.from_pretrained(latest_checkpoint(run)), read_json(run / "neuron.json")
-    test, items = load_dataset("samples")["test"], []
+def draw(figure: go.Figure, name: str) -> None:
+    "Save a figure as wide as the page."
+    html = figure.update_layout(width=WIDTH).to_html(include_plotlyjs=True, config=dict(displayModeBar=False))
+    photograph(f"<style>body {{ margin: 0 }}</style>{html}", name, ".plotly-graph-div")
+
+
+def draw_run(run: Path) -> None:
+    "Loss, best unit and heatmap of a run that has gone through transfer and the neuron's map."
+    transfer, neuron = read_json(run / "transfer.json"), read_json(run / "neuron.json")
+    model, unit = LanguageModel.from_pretrained(latest_checkpoint(run)), neuron["unit"]
+
+    losses = plot_losses({f"{model.config.hidden_size} cells": run}, smoothing=10)
+    losses.data = [line for line in losses.data if len(line.x)]  # the axes of the others would be drawn
+    lowest = float(np.nanmin(read_metrics(run)["loss_bits"]))
+    draw(losses.update_layout(height=360, yaxis_range=[0.98 * lowest, 1.4 * lowest]), "loss.png")
+
+    asked, how = transfer["labels"], {key: transfer["features"][key] for key in ("state", "pool", "layer")}
+    test = load_splits(asked["given"], asked["text_key"], asked["label_key"])["test"]
+    X_NU = cached_features(ByteFeaturizer(model, **how), test.texts, run / "features")
+    title = (
+        f"Unit {unit} on {len(test.texts):,} test texts, {neuron['accuracy']['test']['value']:.1%} on the right side"
+    )
+    draw(unit_histogram(X_NU[:, unit], test.labels, neuron["threshold"], title), "neuron.png")
+
+    test, panes = load_dataset("samples")["test"], []
     by_length = sorted(test.texts, key=lambda text: (abs(len(text) - 210), text))
     for label, name in ((1, "a good review"), (0, "a bad review")):
         text = next(text for text in by_length if test.labels[test.texts.index(text)] == label)
         encoded = encode(text, model.config.preset)
-        value_T = record_states(model, encoded, [neuron["unit"]])[:, 0]
-        items.append((encoded, neuron["sign"] * (value_T - neuron["threshold"]), name))
-    photograph(
-        heatmap_page(items, title=f"Unit {neuron['unit']}: orange votes for good, blue for bad"), "heatmap.png", 860
-    )
-    print(f"heatmap.png: unit {neuron['unit']} of {run.name}")
+        value_T = record_states(model, encoded, [unit])[:, 0]
+        panes.append((name, encoded, neuron["sign"] * (value_T - neuron["threshold"])[None]))
+    view = HeatmapView()
+    view.show(panes, [f"unit {unit}, distance from its threshold"])
+    photograph(view.html(), "heatmap.png", "main", ".skh-view .skh-mark:not(.skh-faint)")
+    print(f"loss.png, neuron.png, heatmap.png: unit {unit} of {run.name}")
 
 
 def draw_speed(run: Path) -> None:
     "Shares of the floor of a training step."
-    figure = speed_figure(read_json(run / "speed.json")["training"], "Training on two cores, bytes/s on the bars")
-    photograph(figure.update_layout(width=860).to_html(include_plotlyjs=True), "speed.png", 880)
+    draw(
+        speed_figure(read_json(run / "speed.json")["training"], "Training on two cores, bytes/s on the bars"),
+        "speed.png",
+    )
     print(f"speed.png: {run.name}")
 
 
 if __name__ == "__main__":
     run = Path(sys.argv[1])
-    draw_speed(run) if (run / "speed.json").exists() else draw_heatmap(run)
+    draw_speed(run) if (run / "speed.json").exists() else draw_run(run)

@@ -8,22 +8,31 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from hostile import HOSTILE
 
-from sentiment_kit.features import record_states
+from sentiment_kit.features import ModelStates, as_source, record_states
 from sentiment_kit.files import KitError
 from sentiment_kit.heatmap import (
     LEVELS,
+    LIVE,
     STATIC,
+    HeatmapView,
     HeatmapWidget,
+    KeptStates,
     heatmap_figure,
     heatmap_html,
+    heatmap_numbers,
     heatmap_page,
-    heatmap_payload,
     lay_out,
+    pane_of,
     shade,
+    star_correlation,
+    still,
+    top_units,
     wrap_marks,
 )
 from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.ledger import write_ledger
 from sentiment_kit.text import encode, graphemes
 
 TEXTS = [
@@ -167,41 +176,204 @@ def model():
     return LanguageModel(LanguageModelConfig(hidden_size=16, embed_size=4))
 
 
+def rows_of(widget, pane=0):
+    return np.frombuffer(widget.picture["panes"][pane]["values"], "<f4").reshape(len(widget.picture["units"]), -1)
+
+
+@pytest.mark.parametrize("text", [*TEXTS, *(text for name, text in HOSTILE.items() if name != "a long line")])
+def test_a_pane_holds_every_mark(text):
+    encoded = encode(text, "raw") + b"\xff\xcc\x81"
+    pane = pane_of("<b>\ud800", encoded, np.ones((2, len(encoded))))
+    stops, marks = np.frombuffer(pane["stops"], "<u4").tolist(), lay_out(encoded)
+    assert pane["bytes"] == encoded and stops == [m.stop for m in marks] and pane["title"] == "<b>\ufffd"
+    assert pane["breaks"] == [g for g, m in enumerate(marks) if m.breaks]
+    special = {g: (shown, faint) for g, shown, faint in pane["special"]}
+    for g, mark in enumerate(marks):
+        told = special.get(g, (mark.piece.decode("utf-8", "replace"), False))
+        assert told == (mark.shown, mark.faint)
+
+
+def test_bad_panes_are_refused():
+    with pytest.raises(KitError, match=r"values of shape \(2,\) do not fit 2 bytes"):
+        pane_of("", b"ab", np.zeros(2))
+    with pytest.raises(KitError, match="mine has values that are not finite"):
+        pane_of("mine", b"ab", [[0, np.nan]])
+    assert pane_of("", b"", np.zeros((1, 0)))["values"] == b""
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_states_that_were_kept_give_the_values_of_a_fresh_reading(n_layers):
+    torch.manual_seed(n_layers)
+    model = LanguageModel(LanguageModelConfig(hidden_size=16, embed_size=4, n_layers=n_layers))
+    reader, rng, read = KeptStates(as_source(model)), np.random.default_rng(0), []
+    states = reader.source.read
+    reader.source.read = lambda ids, state: read.append(ids.shape[1]) or states(ids, state)
+    text = bytearray(encode("word after word " * 12))
+    for _ in range(12):  # letters changed, added and taken away anywhere
+        at, kind = int(rng.integers(len(text) + 1)), rng.integers(4)
+        text[at : at + int(kind > 1)] = b"xyz" if kind == 3 else b"x" if kind else b""
+        encoded, before = bytes(text), reader.encoded
+        read.clear()
+        np.testing.assert_allclose(reader.read(encoded, [3, 1]), record_states(model, encoded, [3, 1]), atol=1e-5)
+        same = next(
+            (t for t, (a, b) in enumerate(zip(before, encoded, strict=False)) if a != b), min(len(before), len(encoded))
+        )
+        assert sum(read) <= len(encoded) - same + 31
+        start, stop = sorted(rng.choice(len(encoded) + 1, 2, replace=False).tolist())
+        c_TU = record_states(model, encoded)
+        for got, wanted in zip(
+            reader.around(start, stop), (c_TU[start - 1] if start else 0 * c_TU[0], c_TU[stop - 1]), strict=True
+        ):
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+    long = b"x" * (LIVE + 1)
+    reader.read(long, [3, 1])
+    assert len(reader.kept) == LIVE // 512 and reader.read(b"", [3]).shape == (0, 1)
+    np.testing.assert_allclose(
+        reader.read(long[:700], [0])[:, 0], record_states(model, long[:700], [0])[:, 0], atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("text", TEXTS)
-def test_payload_is_what_the_model_says(model, text):
-    payload = heatmap_payload(model, text, [3, 1])
-    encoded = encode(text)
-    c_TU = record_states(model, encoded, [3, 1])
-    stops = np.cumsum([len(bytes.fromhex(b)) for b in payload["bytes"]])
-    assert stops[-1] == len(encoded) and bytes.fromhex(" ".join(payload["bytes"])) == encoded
-    np.testing.assert_allclose(np.transpose(payload["values"]), c_TU[stops - 1], rtol=1e-3)
-    assert payload["scales"] == [max(map(abs, v)) for v in payload["values"]]
-    assert json.loads(json.dumps(payload)) == payload and payload["note"] == ""
-
-
-def test_a_long_text_is_cut_and_said_so(model):
-    payload = heatmap_payload(model, "long " * 100, [0], max_chars=50)
-    assert len(payload["shown"]) <= 53 and payload["note"] == "only the first 50 of 500 characters are shown"
+def test_the_picture_is_what_the_model_says(model, text):
+    widget = HeatmapWidget(model, text, [3, 1])
+    c_TU = record_states(model, encode(text), [3, 1])
+    np.testing.assert_allclose(rows_of(widget), c_TU.T, atol=1e-6)
+    last = [m.stop - 1 for m in lay_out(encode(text))]
+    assert widget.picture["scales"] == pytest.approx({k: np.abs(c_TU[last, n]).max() for n, k in enumerate("31")})
+    told = json.loads(json.dumps(heatmap_numbers(widget.picture)))
+    np.testing.assert_allclose(told["panes"][0]["values"], c_TU.T, rtol=1e-5, atol=1e-7)
+    assert told["units"] == [3, 1] and bytes.fromhex(told["panes"][0]["bytes"]) == encode(text)
 
 
 def test_widget_recolours(model):
     widget = HeatmapWidget(model, ["good", "bad"], [2, 5])
-    assert (widget.text, widget.unit) == ("good", 2) and widget.payload == heatmap_payload(model, "good", [2, 5])
-    strongest = widget.payload["scales"]
-    widget.text = "x"
-    assert widget.payload["shown"] == ["↵", "␣", "x", "␣"]
-    assert all(np.array(widget.payload["scales"]) >= strongest)  # colours do not jump while typing
+    assert (widget.texts, widget.units, widget.shown) == (["good", "bad"], [2, 5], [2])
+    strongest = widget.picture["scales"]
+    widget.texts = ["x", "bad"]
+    assert widget.picture["panes"][0]["bytes"] == b"\n x "
+    assert all(widget.picture["scales"][k] >= strongest[k] for k in "25")  # colours do not jump while typing
     widget.units = [7]
-    assert widget.payload["scales"] == heatmap_payload(model, "x", [7])["scales"]
-    widget.units = [99]
-    assert "99" in widget.payload["error"] and "\n" not in widget.payload["error"]
-    widget.units = [7]
-    assert "error" not in widget.payload
-    with pytest.raises(KitError, match="at least one text"):
-        HeatmapWidget(model, [], 3)
+    assert (widget.shown, rows_of(widget).shape) == ([7], (1, 4))
+    widget.units = [7, 99]
+    assert "99" in widget.error and "\n" not in widget.error and widget.units == widget.picture["units"] == [7]
+    widget.units, widget.shown = [7, 8], [8, 7]
+    assert widget.error == "" and widget.shown == [8, 7]
+    widget.texts = ["\ud800", ""]
+    assert widget.texts == ["\ufffd", ""] and widget.picture["panes"][0]["bytes"] == encode("\ud800")
+    for bad in ([99], [-1]):
+        with pytest.raises(KitError, match="not all in 0 … 15"):
+            HeatmapWidget(model, "x", bad)
+
+
+def test_units_to_begin_with(model):
+    moving = np.abs(record_states(model, "It broke.").std(0))
+    assert HeatmapWidget(model, "It broke.").units == np.argsort(-moving, kind="stable")[:8].tolist()
+    weight_U = np.arange(16) - 9.0
+    widget = HeatmapWidget(model, "It broke.", weight_U=weight_U)
+    assert widget.units[:2] == [0, 1] and widget.choices["n_units"] == 16
+    np.testing.assert_array_equal(np.frombuffer(widget.choices["weight"], "<f4"), weight_U)
+    X_NU = np.random.default_rng(0).normal(size=(9, 3)) * [1, 0, 2]
+    r_U = star_correlation(X_NU, range(9))
+    assert r_U[1] == 0 and r_U[2] == pytest.approx(np.corrcoef(X_NU[:, 2], range(9))[0, 1])
+
+
+def test_models_side_by_side(model):
+    torch.manual_seed(1)
+    other = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4, preset="raw"))
+    widget = HeatmapWidget([model, ModelStates(other)], ["a b", "c"], [[15, 2], 7], names=["one", "two"])
+    assert [pane["title"] for pane in widget.picture["panes"]] == ["one", "two", "one", "two"]
+    for n, (source, units) in enumerate([(model, [15, 7]), (other, [2, 7])] * 2):
+        np.testing.assert_allclose(rows_of(widget, n), record_states(source, ["a b", "c"][n // 2], units).T, atol=1e-6)
+    assert widget.choices["n_units"] == 8 and set(widget.picture["scales"]) == {"15, 2", "7"}
+    widget.view = "ledger"
+    wanted = write_ledger(other, "c", 2)
+    np.testing.assert_allclose(np.frombuffer(widget.ledgers["15, 2"][3]["write"], "<f4"), wanted.write_T, atol=1e-6)
+
+
+def test_ledger_and_top_units_are_answers_about_the_present_text(model):
+    widget = HeatmapWidget(model, "It broke.", [2, 5])
+    assert widget.ledgers == {} and widget.top == {}
+    widget.shown, widget.view = [5, 2], "ledger"
+    for text in ("It broke.", "It never broke."):
+        widget.texts = [text]
+        for unit in (5, 2):
+            wanted, got = write_ledger(model, text, unit), widget.ledgers[str(unit)][0]
+            np.testing.assert_allclose(np.frombuffer(got["survive"], "<f4"), wanted.survive_T, atol=1e-6)
+            assert got["total"] == pytest.approx(wanted.total)
+    widget.picked = dict(pane=0, start=4, stop=6)
+    c_TU = record_states(model, widget.texts[0])
+    assert widget.top == dict(pane=0, start=4, stop=6) | top_units(c_TU[3], c_TU[5])
+    unit, value, change = widget.top["moved"][0]
+    assert abs(change) == pytest.approx(np.abs(c_TU[5] - c_TU[3]).max()) and value == pytest.approx(c_TU[5, unit])
+    widget.texts = ["x"]
+    assert widget.top == {}
+    widget.picked = dict(pane=0, start=14, stop=16)  # of the text before: it comes too late
+    assert widget.top == {}
+    widget.view = "state"
+    assert widget.ledgers == {}
+
+
+class Letters:
+    "A source with nothing but `trace`."
+
+    n_units, preset, digest = 2, "raw", "letters"
+
+    def trace(self, encoded, units=None):
+        table_TU = np.stack([np.frombuffer(encoded, np.uint8), np.arange(len(encoded))], 1).astype(np.float32)
+        return table_TU if units is None else table_TU[:, units]
+
+
+def test_a_source_without_a_model_has_all_but_the_ledger():
+    widget = HeatmapWidget(Letters(), "abc", [1])
+    widget.picked, widget.view = dict(pane=0, start=3, stop=4), "ledger"
+    assert rows_of(widget).tolist() == [[0, 1, 2, 3, 4, 5]] and widget.ledgers == {}
+    assert widget.top["moved"] == [[0, 98, 1], [1, 3, 1]] and not widget.picture["ledger"]
+
+
+def test_values_from_elsewhere(model):
+    view = HeatmapView()
+    view.show([("one", b"ab", [[1.0, -3.0]]), ("two", b"", np.zeros((1, 0)))], units=["bits"])
+    assert (view.units, view.shown, view.picture["scales"]) == (["bits"], ["bits"], {"bits": 3.0})
+    view.show([("one", b"abc", [[1.0, 2.0, 2.0]])])
+    assert view.picture["scales"] == {"bits": 3.0} and "bits" in still(view.picture, view.shown)
+    widget = HeatmapWidget(model, "x", [1])
+    widget.show([("", b"ab", [[1.0, -3.0]] * 2)], units=[4, 5])
+    assert rows_of(widget).tolist() == [[1, -3]] * 2 and widget.shown == [4]
+    HeatmapWidget().show([("", b"ab", [[1.0, -3.0]])], units=[0])
+
+
+def test_saved_files(model, tmp_path):
+    widget = HeatmapWidget(model, ["</script><script>alert(1)</script>", "é"], [2, 5])
+    widget.save(tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == heatmap_numbers(widget.picture)
+    widget.save(tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text("utf-8")
+    assert page == widget.html() and page.count("</script") == 2 and "default-src 'none'" in page
+    sent = []
+    widget.send = lambda message, buffers=None: sent.append((message, buffers))
+    widget.save(tmp_path / "a.png")
+    widget._answer(widget, dict(kind="png"), [memoryview(b"png")])
+    assert (tmp_path / "a.png").read_bytes() == b"png"
+    widget._answer(widget, dict(kind="html"), [])
+    assert sent == [(dict(kind="png"), None), (dict(kind="html"), [page.encode()])]
+    with pytest.raises(KitError, match=".html, .json or .png"):
+        widget.save("a.pdf")
+
+
+def test_without_a_browser_there_is_plain_html(model):
+    widget = HeatmapWidget(model, ["<b>It broke.", "x" * 2_999], [2, 5], names=["short", "long"])
+    shown = widget._repr_mimebundle_()[0]["text/html"]
+    assert (
+        "<b>" not in shown
+        and "&lt;" in shown
+        and "short · unit 2" in shown
+        and "the first 2,000 of 3,002 bytes" in shown
+    )
 
 
 def test_widget_files_are_local_and_safe():
     script, sheet = [(STATIC / name).read_text("utf-8") for name in ("heatmap.js", "heatmap.css")]
-    assert not re.search(r"https?://|\bimport\b|@import|url\(", script + sheet)  # nothing from any network
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", script)
+    addresses = set(re.findall(r"https?://[^\s\"]+", script + sheet))
+    assert addresses == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"}  # names, not places
+    assert not re.search(r"\bimport\b|@import|url\(|fetch\(|XMLHttp", script + sheet)  # nothing from any network
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|</script", script)
