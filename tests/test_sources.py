@@ -9,7 +9,7 @@ import torch
 
 from sentiment_kit.features import ByteFeaturizer, cached_features, record_states
 from sentiment_kit.files import KitError
-from sentiment_kit.heatmap import heatmap_html, heatmap_payload
+from sentiment_kit.heatmap import HeatmapWidget, heatmap_html
 from sentiment_kit.reviews import load_dataset
 from sentiment_kit.sources import TokenStates, characters, token_of_byte
 from sentiment_kit.text import encode
@@ -151,6 +151,6 @@ def test_gpt2_goes_through_features_probe_cache_and_heatmap(gpt2, tmp_path):
     assert np.array_equal(X["test"], again) and X["test"].shape == (60, 16)
     probe = SentimentProbe().fit(X["train"], part["train"][1], X["valid"], part["valid"][1])
     assert 0 <= probe.score(X["test"], part["test"][1]) <= 1
-    assert len(heatmap_payload(source, "It broke 🎧.", [3])["values"][0]) == 14
+    assert len(HeatmapWidget(source, "It broke 🎧.", [3]).picture["panes"][0]["stops"]) == 4 * 14
     long = " ".join(reviews["train"].texts[:20])
     assert np.isfinite(source.trace(encode(long, "raw"))).all(), "longer than the 48 tokens the model can read at once"
