@@ -389,7 +389,8 @@ class PaneReader:
 
     def __init__(self, models: Sequence[LanguageModel | StateSource], names: Sequence[str] = ()):
         self.sources, self.names, self.kept = [as_source(model) for model in models], list(names), {}
-        self.has_ledger = all(isinstance(source, ModelStates) and source.state == "cell" for source in self.sources)
+        of_cells = [isinstance(source, ModelStates) and source.state == "cell" for source in self.sources]
+        self.has_ledger = bool(of_cells) and all(of_cells)
 
     def _read(self, i: int, encoded: bytes, units: list) -> tuple[KeptStates, np.ndarray]:
         m = i % len(self.sources)

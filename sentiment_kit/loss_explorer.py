@@ -289,8 +289,8 @@ def arrange(
     unit, grey, clear = 1 / (3.5 + len(panels)), "#888888", "rgba(0,0,0,0)"  # the loss is as high as 3.5 panels
     look = dict(linecolor=grey, tickcolor=grey, gridcolor="rgba(136,136,136,0.2)", showgrid=True, zeroline=False)
     axes = dict(yaxis=dict(title_text="bits per byte", hoverformat=".4f", type="log" if log_y else "linear", **look))
-    axes["yaxis"] |= dict(domain=[len(panels) * unit, 1], autorangeoptions=clip)
-    right = dict(overlaying="y", side="right", showgrid=False, linecolor=grey, tickcolor=grey)
+    axes["yaxis"] |= dict(domain=[len(panels) * unit, 1], autorangeoptions=clip, showline=False)
+    right = dict(overlaying="y", side="right", showgrid=False, showline=False, tickcolor=grey)
     right |= dict(
         title_text="probe accuracy", visible=any(label.startswith("probe") for label in seen), tickmode="auto"
     )
@@ -301,7 +301,9 @@ def arrange(
         shown = [0.999, 1] if row is None else [row * unit, (row + 0.85) * unit]  # even a hidden one paints its ground
         place = dict(domain=shown, visible=field in panels, nticks=4, **scale)
         words = dict(title_text=title.replace(" ", "<br>"), hoverformat=hover, exponentformat="SI")
-        axes[f"yaxis{k}"] = words | place | look
+        axes[f"yaxis{k}"] = (
+            words | place | look | dict(showline=False)
+        )  # the line of an axis without points is an error
     _, _, title, hover = AXES[x]
     axes["xaxis"] = dict(
         title_text=title, type="log" if log_x else "linear", exponentformat="SI", anchor="free", **look

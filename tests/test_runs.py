@@ -38,7 +38,7 @@ def test_defaults_chain(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["65_precision", "66_model_size", "67_scaling", "68_speed"])
+@pytest.mark.parametrize("name", ["64_loss_gap", "65_precision", "66_model_size", "67_scaling", "68_speed"])
 def test_defaults_of_the_notebooks_beside_the_chain(name, tmp_path):
     runs = shutil.copytree(ROOT / "nbs" / "runs", tmp_path / "nbs" / "runs")
     for each in ("60_make_shards", name):
@@ -48,6 +48,8 @@ def test_defaults_of_the_notebooks_beside_the_chain(name, tmp_path):
     if kind == "precision":
         bits = [run["valid_bits"] for run in result["runs"].values()]
         assert len(bits) == 3 and max(bits) - min(bits) < 0.01
+    if kind == "loss_gap":
+        assert json.loads((tmp_path / "out" / kind / "gap.json").read_text())["gap"]["bits"] < 0  # loss fell on the way
     if kind == "model_size":
         assert len(result["runs"]) == 6 and 2 < result["forecast"]["bits"] < 8
     if kind == "scaling":

@@ -419,7 +419,7 @@ class App {
     el.addEventListener("focusin", ({ target }) => { target.dataset.lmSuppressShortcuts = "true"; }); // JupyterLab's keys
     this.picker = new Picker(this);
     this.slots = element("div", "skh-slots");
-    this.ledger = element("button", "skh-button", { type: "button", textContent: "Ledger", title: "what each character wrote into the unit, and how much of it is left at the end" });
+    this.ledger = element("button", "skh-button", { type: "button", hidden: true, textContent: "Ledger", title: "what each character wrote into the unit, and how much of it is left at the end" });
     this.ledger.addEventListener("click", () => this.set({ view: model.get("view") === "ledger" ? "state" : "ledger" }));
     const saves = [["HTML", !model.isPage], ["PNG", true], ["JSON", true]].filter(([, offered]) => offered).map(([name]) => {
       const button = element("button", "skh-button", { type: "button", textContent: name, title: `save as ${name}` });

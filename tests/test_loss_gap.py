@@ -1,0 +1,356 @@
+"""The loss gap: planted causes come out where they were put, and nothing comes out of nothing."""
+
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from sentiment_kit import loss_gap
+from sentiment_kit.files import KitError
+from sentiment_kit.language_model import LanguageModelConfig
+from sentiment_kit.loader import ShardLoader
+from sentiment_kit.loss_explorer import read_gap
+from sentiment_kit.loss_gap import (
+    ARMS,
+    CAUSES,
+    LOSSES,
+    describe,
+    draw_counts,
+    explain,
+    fill_losses,
+    find_twins,
+    gaps_without,
+    hold_out,
+    interval,
+    measure_gap,
+    measure_losses,
+    review_ids,
+    running_bits,
+    shapley,
+    standardise,
+    unread,
+)
+from sentiment_kit.shards import make_shards, open_corpus
+from sentiment_kit.trainer import LogMetrics, SaveCheckpoint, TrainConfig, train
+
+
+class Counting:
+    "Not a network: predicts the next byte by how often each was read lately. Its state helps among one's own kind."
+
+    head = SimpleNamespace(bias=torch.zeros(1))
+
+    def prepare(self, lanes):
+        return self
+
+    def logits(self, ids_BT, state, reset_BT):
+        count_BV = torch.full((len(ids_BT), 256), 0.02) if state is None else state
+        out = []
+        for t in range(ids_BT.shape[1]):
+            count_BV = torch.where(reset_BT[:, t, None], 0.02, 0.995 * count_BV).clone()
+            count_BV[torch.arange(len(ids_BT)), ids_BT[:, t]] += 1
+            out.append(count_BV.log())
+        return torch.stack(out, 1), count_BV
+
+
+def write_reviews(path, shelves, each, letters=None, seed=0):
+    "Reviews in order of category; a category may have letters of its own."
+    rng, lines = np.random.default_rng(seed), []
+    for shelf in range(shelves):
+        own = (letters or ["abcdefgh"] * shelves)[shelf]
+        for _ in range(each):
+            words = ["".join(rng.choice(list(own), rng.integers(2, 7))) for _ in range(rng.integers(8, 30))]
+            lines.append(json.dumps(dict(reviewText=" ".join(words), category=f"shelf {shelf}")) + "\n")
+    path.write_text("".join(lines))
+    return path
+
+
+def cut(folder, path, slices, K, **options):
+    sliced = make_shards(path, folder / "sliced", (slices, 0, 0), "shard_then_shuffle", workers=1)
+    return hold_out(sliced, folder / "corpus", K, **options)
+
+
+def read_with(model, corpus):
+    "The table that `measure_losses` would make, for a model that learns nothing: early is final."
+    table = fill_losses(describe(corpus, np.empty(0, np.uint64)), corpus, model, model)
+    table["fresh"] = True
+    return table, table["final"][table["arm"] == 3].sum() / table["bytes"][table["arm"] == 3].sum()
+
+
+def certain(gap):
+    "Names of the terms whose interval leaves out zero."
+    return {term["name"] for term in gap["terms"] if not term["low"] <= 0 <= term["high"]}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    "One alphabet, 6 categories that are alike."
+    folder = tmp_path_factory.mktemp("plain")
+    return cut(folder, write_reviews(folder / "reviews.jsonl", 6, 250), slices=60, K=8, shards=2)
+
+
+def test_hold_out_parts_the_reviews(plain, tmp_path):
+    ids = {
+        split: [set(review_ids(s.meta).tolist()) for s in plain.split(split)] for split in ("train", "valid", "test")
+    }
+    train_ids, valid_ids = set().union(*ids["train"]), set().union(*ids["valid"])
+    assert not train_ids & valid_ids and len(train_ids | valid_ids) == 1500 == sum(
+        map(len, ids["train"] + ids["valid"])
+    )
+    assert set().union(*ids["test"]) <= train_ids
+    assert len(ids["valid"]) == len(ids["test"]) == 16
+    sizes = [shard.n_bytes for shard in plain.split("valid") + plain.split("test")]
+    assert max(sizes[:16]) < 1.2 * min(sizes[:16]) and max(sizes) < 1.7 * min(sizes)
+    rows = [sorted(i & (1 << 48) - 1 for i in block) for block in ids["valid"][:8]]
+    assert all(row[-1] - row[0] < 40 for row in rows), "a block is a stretch of the input"
+    rows = [sorted(i & (1 << 48) - 1 for i in a_set) for a_set in ids["valid"][8:]]
+    assert all(row[-1] - row[0] > 750 for row in rows), "a set is from all over it"
+    plain.verify()
+    sliced = open_corpus(plain.folder.parent / "sliced")
+    assert hold_out(sliced, plain.folder, 8, 2).digest == plain.digest
+    assert hold_out(sliced, tmp_path / "other", 8, 2, seed=1).digest != plain.digest
+    with pytest.raises(KitError, match="held out otherwise"):
+        hold_out(sliced, plain.folder, 9, 2)
+    with pytest.raises(KitError, match="60 slices, K=21 blocks need 63"):
+        hold_out(sliced, tmp_path / "many", 21)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_unread_agrees_with_what_the_loader_hands_out(plain):
+    loader = ShardLoader(plain, "train", 4, 50, seed=3)
+    for step in (0, 1, 200, loader.steps_per_epoch // 2 + 90, loader.steps_per_epoch):
+        expected = []
+        first = 0
+        for shard in loader.order(0):
+            n = (shard.n_bytes - 1) // 4
+            steps = -(-n // 50)
+            read = {b * n + t for b in range(4) for t in range(min(n, max(0, step - first) * 50))}
+            ends = [*shard.starts[1:].tolist(), shard.n_bytes]
+            keep = [not read.intersection(range(s, e)) for s, e in zip(shard.starts.tolist(), ends, strict=True)]
+            expected.append((review_ids(shard.meta)[keep], first))
+            first += steps
+        got, want = set(unread(loader, step).tolist()), set(np.concatenate([ids for ids, _ in expected]).tolist())
+        assert got <= want and len(want - got) <= 2, "at most the tails that no lane reads are left out"
+
+
+def test_twins_are_found_and_a_review_is_not_its_own(tmp_path):
+    path = write_reviews(tmp_path / "reviews.jsonl", 1, 300)
+    lines = path.read_text().splitlines()
+    edited = [
+        json.dumps(json.loads(line) | dict(reviewText=json.loads(line)["reviewText"] + " also")) for line in lines[:40]
+    ]
+    path.write_text("\n".join(lines + edited) + "\n")
+    corpus = cut(tmp_path, path, slices=34, K=4)
+    where = {}
+    for shard in corpus.split("train"):
+        where |= dict.fromkeys((shard.meta["row"] - 1).tolist())
+    for shard, twin_N in zip(corpus.split("valid") + corpus.split("test"), find_twins(corpus), strict=True):
+        rows = (shard.meta["row"] - 1).tolist()
+        partner = [row + 300 if row < 40 else row - 300 for row in rows]
+        np.testing.assert_array_equal(
+            twin_N, [p in where and (row < 40 or row >= 300) for row, p in zip(rows, partner, strict=True)]
+        )
+
+
+def test_shapley_adds_up_and_is_fair():
+    rng, players = np.random.default_rng(0), CAUSES
+    sets = [frozenset(p for i, p in enumerate(players) if n >> i & 1) for n in range(32)]
+    worth = {p: rng.normal() for p in players}
+    values = {s: rng.normal() for s in sets}
+    assert np.isclose(sum(shapley(values).values()), values[frozenset()] - values[frozenset(players)])
+    additive = shapley({s: -sum(worth[p] for p in s) for s in sets})
+    assert all(np.isclose(additive[p], worth[p]) for p in players)
+
+
+def test_standardise_claims_nothing_about_text_that_train_lacks():
+    rng, valid = np.random.default_rng(0), np.zeros((1, 2, 15))
+    bytes_GL = rng.integers(1, 500, (5, 3)) * [[1], [1], [0], [1], [1]]
+    bits_GL = (rng.normal(2, 0.3, (5, 1)) + rng.normal(0, 0.2, 3)) * bytes_GL
+    train = np.stack([bits_GL, bytes_GL]).reshape(1, 2, -1)
+    assert np.isclose(standardise(train, train)[0], bits_GL.sum() / bytes_GL.sum(), atol=1e-4)
+    valid[0, 1, 4] = 100
+    assert np.isclose(standardise(train, valid)[0], bits_GL[1, 1] / bytes_GL[1, 1], atol=1e-3)
+    valid[0, 1] = np.eye(15)[6] + np.eye(15)[7] + np.eye(15)[8]
+    lengths = standardise(train, valid)[0] - bits_GL.sum() / bytes_GL.sum()
+    known = [standardise(train, np.tile(np.repeat(np.eye(5)[g], 3), (1, 2, 1)))[0] for g in (0, 1, 3, 4)]
+    assert abs(lengths) < 0.2 < np.ptp(known), "of an unknown category only the lengths count"
+
+
+def test_nothing_planted_nothing_found(plain):
+    table, running = read_with(Counting(), plain)
+    gap = explain([table], [running]).gap
+    assert certain(gap) == set() and abs(gap["gap"]["bits"]) < 0.05
+    assert (
+        gap["gap"]["low"] <= 0 <= gap["gap"]["high"]
+        and "not distinguishable" in gap["words"]
+        and "of it" not in gap["words"]
+    )
+
+
+def test_a_state_that_helps_among_its_own_kind(tmp_path):
+    "Each category has letters of its own, equally many: nobody is easier, but neighbours of a block tell the letters."
+    letters = ["abcdef", "ghijkl", "mnopqr", "stuvwx"]
+    corpus = cut(tmp_path, write_reviews(tmp_path / "r.jsonl", 4, 160, letters), slices=32, K=8)
+    table, running = read_with(Counting(), corpus)
+    report = explain([table], [running])
+    gap, rows = report.gap, {row["name"]: row for row in report.table}
+    assert certain(gap) == {"neighbours in the state"}
+    term = rows["neighbours in the state"]
+    assert gap["gap"]["high"] < 0 and term["share"] > 0.8
+    assert abs(term["bits"] - rows["held-out blocks: own neighbours − strangers"]["bits"]) < 1e-9
+    sets = explain([table], [running], kind="sets").gap
+    assert certain(sets) == set() and sets["gap"]["low"] < 0 < sets["gap"]["high"]
+
+
+def test_an_easier_category(tmp_path):
+    "One category needs fewer letters; the held-out blocks have too much of it, or too little."
+    corpus = cut(
+        tmp_path, write_reviews(tmp_path / "r.jsonl", 4, 160, ["ab", *["abcdefghijklmnop"] * 3]), slices=32, K=8
+    )
+    table, running = read_with(Counting(), corpus)
+    shuffled = table.copy()
+    shuffled["final"] = shuffled["early"] = table["shuffled"]  # leave out what the state does
+    easy = corpus.manifest["categories"].index("shelf 0")
+    share = {a: np.average(table["category"] == easy, weights=(table["arm"] == a) * table["bytes"]) for a in (0, 3)}
+    means = [
+        shuffled["final"][m].sum() / table["bytes"][m].sum()
+        for m in (table["category"] == easy, table["category"] != easy)
+    ]
+    expected = (share[0] - share[3]) * (means[0] - means[1])
+    running = shuffled["final"][table["arm"] == 3].sum() / table["bytes"][table["arm"] == 3].sum()
+    terms = {term["name"]: term["bits"] for term in explain([shuffled], [running]).gap["terms"]}
+    assert abs(expected) > 0.02 and abs(terms["category and length"] - expected) < 0.25 * abs(expected)
+    assert abs(terms["which blocks"]) < 0.7 * abs(expected)
+
+
+def make_up(seed, K=20, reviews=30, **planted):
+    "A table without a model, and its running loss; `planted`: the size of a cause in bits."
+    rng, N, size = np.random.default_rng(seed), 4 * K * reviews, planted.get
+    table = np.zeros(N, LOSSES)
+    table["arm"], table["block"] = np.divmod(np.repeat(np.arange(4 * K), reviews), K)
+    held, blocks = table["arm"] < 2, table["arm"] % 2 == 0
+    table["category"] = np.where(blocks, np.repeat(rng.integers(0, 6, 4 * K), reviews), rng.integers(0, 6, N))
+    table["bytes"], table["fresh"] = rng.lognormal(6, 0.7, N) + 20, held | (rng.random(N) < 0.7)
+    table["twin"] = rng.random(N) < np.where(held & ("twins" in planted), 0.4, 0.0)
+    hard = rng.normal(0, 0.05, 6)[table["category"]]
+    bits = 2 + hard - hard[table["arm"] == 3].mean() + rng.normal(0, 0.3, N) - size("twins", 0) / 0.4 * table["twin"]
+    for column in ("early", "final", "shuffled", "reset"):
+        table[column] = (
+            bits + rng.normal(0, 0.02, N) + 0.3 * (column == "early") + size("state", 0) * (column == "reset")
+        )
+        table[column] -= size("neighbours", 0) * ((table["arm"] == 0) & (column == "final"))
+        table[column] -= size("seen", 0) * (~held & (column != "early"))
+        table[column] *= table["bytes"]
+    return table, 2.0 + size("weights", 0)
+
+
+@pytest.mark.parametrize(
+    "planted, term, sign",
+    [
+        ("weights", "moving weights", -1),
+        ("neighbours", "neighbours in the state", -1),
+        ("twins", "near duplicates", -1),
+    ],
+)
+@pytest.mark.parametrize("size", [0.15, -0.15])
+def test_a_planted_cause_comes_out_with_its_size_and_sign(planted, term, sign, size):
+    gaps = [
+        explain([table], [running], resamples=300).gap
+        for table, running in map(lambda s: make_up(s, **{planted: size}), range(6))
+    ]
+    found = {
+        t["name"]: np.mean([next(x["bits"] for x in gap["terms"] if x["name"] == t["name"]) for gap in gaps])
+        for t in gaps[0]["terms"]
+    }
+    assert abs(found.pop(term) - sign * size) < 0.025
+    assert all(abs(bits) < 0.035 for bits in found.values()), found
+    assert sum(term in certain(gap) for gap in gaps) >= 5
+
+
+def test_what_was_seen_is_no_part_of_a_gap_to_unseen_text():
+    "Remembering raises the term of seen text by half and lowers that of the weights by as much: the gap stays."
+    table, running = make_up(0, seen=0.2)
+    before, _ = make_up(0)
+    with_memory, without = (explain([t], [running], resamples=300).gap for t in (table, before))
+    assert np.isclose(with_memory["gap"]["bits"], without["gap"]["bits"])
+    terms = [{t["name"]: t["bits"] for t in gap["terms"]} for gap in (with_memory, without)]
+    assert np.isclose(terms[0]["seen text"] - terms[1]["seen text"], 0.1, atol=0.01)
+    assert np.isclose(terms[0]["moving weights"] - terms[1]["moving weights"], -0.1, atol=0.01)
+    rows = {c["name"]: c for c in with_memory["contrasts"]}
+    assert rows["held-out sets − train sets seen, final weights"]["low"] > 0
+    saved = rows["saved by having seen the text, final weights"]
+    assert saved["low"] < 0.2 < saved["high"] and saved["high"] - saved["low"] < 0.03
+
+
+def test_intervals_of_nothing_cover_zero_in_about_95_of_100():
+    hits = []
+    for seed in range(80):
+        gap = explain([make_up(seed)[0]], [2.0], resamples=100).gap
+        hits.append([item["low"] <= 0 <= item["high"] for item in (gap["gap"], *gap["terms"])])
+    covered = np.mean(hits, axis=0)
+    assert (covered > 0.88).all(), covered
+    assert covered[0] < 1, "an interval that covers always says nothing"
+
+
+def test_runs_on_one_hold_out_share_their_draws():
+    table, running = make_up(0)
+    one, same, other = (
+        explain([table] * len(seeds), [running] * len(seeds), seeds=seeds, resamples=500).gap["gap"]
+        for seeds in ([1], [1, 1], [1, 2])
+    )
+    width = {name: gap["high"] - gap["low"] for name, gap in dict(one=one, same=same, other=other).items()}
+    assert np.isclose(width["one"], width["same"]) and width["other"] < 0.85 * width["one"]
+
+
+def test_interval_holds_its_estimate_and_counts_start_with_once():
+    counts = draw_counts(5, 50)
+    assert set(counts) == set(ARMS) and all((c[0] == 1).all() and (c[1:].sum(1) == 4).all() for c in counts.values())
+    got = interval(np.array([1.0, 0.0, 2.0, 0.0, 2.0]), K=5)
+    assert got["low"] < got["bits"] == 1 < got["high"]
+    assert len(gaps_without(make_up(0)[0], 2.0)) == 32
+
+
+@pytest.fixture(scope="module")
+def trained(plain):
+    "A small model on the plain corpus."
+    model = LanguageModelConfig(hidden_size=16, embed_size=8)
+    how = dict(global_batch=32, seq_len=32, lr=0.1, max_lr=0.01, log_every=1, save_every=20, keep=20, progress="none")
+    config = TrainConfig(str(plain.folder), str(plain.folder.parent / "run"), model, **how)
+    return train(config, callbacks=[LogMetrics(), SaveCheckpoint()]), config
+
+
+def test_a_trained_model(trained):
+    run, _ = trained
+    report = measure_gap(run, resamples=300)
+    assert read_gap(run)["gap"] == report.gap["gap"]
+    assert np.isclose(sum(t["bits"] for t in report.gap["terms"]), report.gap["gap"]["bits"])
+    assert "moving weights" in certain(report.gap) and report.gap["gap"]["high"] < 0
+    rows = {row["name"]: row for row in report.table}
+    assert rows["moving weights"]["share"] > 0.7 and "moving weights" in report._repr_markdown_()
+    late = measure_gap(run, since=0.9, resamples=300, out=run / "late").gap["gap"]["bits"]
+    assert abs(late) < abs(report.gap["gap"]["bits"]) / 2 and (run / "late" / "gap.json").exists()
+    both = measure_gap([run, run], resamples=300)
+    assert np.isclose(both.gap["gap"]["bits"], report.gap["gap"]["bits"])
+    assert measure_gap(run, kind="sets", resamples=300, out=run / "sets").gap["terms"][-1]["name"] == "which sets"
+
+
+def test_the_table_is_read_again_only_for_other_weights(trained, monkeypatch):
+    run, _ = trained
+    table = measure_losses(run)
+    assert set(np.unique(table["arm"])) == {0, 1, 2, 3} and np.isfinite(table["final"]).all()
+    assert table["fresh"][table["arm"] < 2].all() and 0.5 < table["fresh"][table["arm"] == 3].mean() < 0.9
+    monkeypatch.setattr(loss_gap, "fill_losses", lambda *_: pytest.fail("read again"))
+    np.testing.assert_array_equal(measure_losses(run), table)
+
+
+def test_runs_that_cannot_tell_are_refused(trained, tmp_path):
+    run, config = trained
+    (tmp_path / "train_config.json").write_text(json.dumps(asdict(config) | dict(epochs=3)))
+    with pytest.raises(KitError, match="3 epochs"):
+        running_bits(tmp_path)
+    with pytest.raises(KitError, match="0 checkpoints"):
+        measure_losses(tmp_path)
+    with pytest.raises(KitError, match="not made by hold_out"):
+        measure_losses(run, corpus=open_corpus(config.corpus).folder.parent / "sliced")
