@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .files import KitError, digest, publish_folder, read_json, sha256_file, write_atomic, write_json
-from .language_model import LanguageModel, LanguageModelConfig, load_weights
+from .language_model import LanguageModel, LanguageModelConfig, load_weights, pretrained_folder
 from .mlstm import MLSTMState
 
 # %% ../nbs/lib/22_checkpoint.ipynb #0000000d
@@ -248,10 +248,11 @@ def latest_checkpoint(
 
 # %% ../nbs/lib/22_checkpoint.ipynb #00000023
 def find_model(
-    where: str | Path,  # a folder with a model in it (a checkpoint is one), a run folder, or the folder of checkpoints
+    where: str
+    | Path,  # a folder with a model in it, a run folder, the folder of checkpoints, or a bundled model's name
 ) -> Path:
     "The folder to open as a model: `where` itself, or the newest whole checkpoint in it."
-    where = Path(where)
+    where = pretrained_folder(where)
     if any((where / name).exists() for name in ("config.json", "model.safetensors")):
         return where
     newest = latest_checkpoint(where)

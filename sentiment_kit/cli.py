@@ -130,7 +130,7 @@ def train(args: list[str]) -> None:
 
 # %% ../nbs/lib/50_cli.ipynb #00000011
 def open_model(
-    where: str,  # a checkpoint folder, or a run folder with checkpoints/ in it
+    where: str,  # a bundled model's name, a checkpoint folder, or a run folder with checkpoints/ in it
     precision: str = "fp32",  # of its products
 ):  # LanguageModel, on the CPU
     "The model that `where` names, ready to read."
@@ -142,7 +142,7 @@ def open_model(
 
 @dataclass
 class Evaluate:
-    model: Positional[str]  # a checkpoint folder, or a run folder
+    model: Positional[str]  # a bundled model's name, a checkpoint folder, or a run folder
     corpus: Positional[str]  # a corpus folder
     split: str = "valid"  # train, valid or test
     reset: str = "shard"  # when the state is zeroed: shard, review or never
@@ -161,7 +161,7 @@ def evaluate(args: list[str]) -> None:
 # %% ../nbs/lib/50_cli.ipynb #00000014
 @dataclass
 class Transfer:
-    model: Positional[str]  # a checkpoint folder, or a run folder
+    model: Positional[str]  # a bundled model's name, a checkpoint folder, or a run folder
     labels: tuple[str, ...] = ("samples",)  # labelled files: train, valid, test; the word samples: those of the kit
 
 
@@ -187,7 +187,7 @@ def transfer(args: list[str]) -> None:
 # %% ../nbs/lib/50_cli.ipynb #00000015
 @dataclass
 class Heatmap:
-    model: Positional[str]  # a checkpoint folder, or a run folder
+    model: Positional[str]  # a bundled model's name, a checkpoint folder, or a run folder
     texts: Positional[tuple[str, ...]]  # what to colour, each in quotes
     unit: int | None = None  # which unit; in a run folder by default the one it found
     out: str = "heatmap.html"  # the page to write
@@ -196,7 +196,9 @@ class Heatmap:
 def heatmap(args: list[str]) -> None:
     "Colour texts by the cell of one unit: a self-contained HTML page."
     options = parse(Heatmap, args, heatmap)
-    found = Path(options.model) / "neuron.json"
+    from sentiment_kit.language_model import pretrained_folder
+
+    found = pretrained_folder(options.model) / "neuron.json"
     if options.unit is None and not found.is_file():
         raise KitError(f"{options.model} has no neuron.json to take the unit from; give --unit")
     unit = read_json(found)["unit"] if options.unit is None else options.unit
@@ -213,7 +215,7 @@ def heatmap(args: list[str]) -> None:
 # %% ../nbs/lib/50_cli.ipynb #00000018
 @dataclass
 class Generate:
-    model: Positional[str]  # a checkpoint folder, or a run folder
+    model: Positional[str]  # a bundled model's name, a checkpoint folder, or a run folder
     prompt: str = ""  # how the text begins; by default a new review does
     n_bytes: int = 300  # how many bytes to write
     temperature: float = 1.0  # below 1 safer, above 1 wilder, 0: always the likeliest byte
@@ -246,7 +248,7 @@ def generate(args: list[str]) -> None:
 # %% ../nbs/lib/50_cli.ipynb #0000001b
 @dataclass
 class Finetune:
-    model: Positional[str]  # a checkpoint folder, or a run folder
+    model: Positional[str]  # a bundled model's name, a checkpoint folder, or a run folder
     train: Positional[str]  # labelled texts to learn from
     out: str  # the classifier's folder to write
     valid: str | None = None  # labelled texts to choose on; by default a part of the training texts
@@ -281,7 +283,9 @@ def finetune(args: list[str]) -> None:
 # %% ../nbs/lib/50_cli.ipynb #0000001c
 @dataclass
 class Classify:
-    classifier: Positional[str]  # a folder that `finetune` or TextClassifier.save_pretrained wrote
+    classifier: Positional[
+        str
+    ]  # a bundled model's name, or a folder that `finetune` or TextClassifier.save_pretrained wrote
     files: Positional[tuple[str, ...]]  # files, patterns or addresses: .jsonl .json .csv .tsv, also .gz .zst
     out: str  # .jsonl or .csv to write: source, row, label and probabilities
     text_key: str = "reviewText"  # the field or column that holds the text
@@ -301,7 +305,7 @@ def classify(args: list[str]) -> None:
 # %% ../nbs/lib/50_cli.ipynb #0000001f
 @dataclass
 class Features:
-    model: Positional[str]  # a checkpoint folder, or a run folder
+    model: Positional[str]  # a bundled model's name, a checkpoint folder, or a run folder
     files: Positional[tuple[str, ...]]  # files, patterns or addresses: .jsonl .json .csv .tsv, also .gz .zst
     out: str  # .npz or .parquet to write
     text_key: str = "reviewText"  # the field or column that holds the text

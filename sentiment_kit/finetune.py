@@ -39,7 +39,7 @@ from tqdm.auto import tqdm
 from .features import ByteFeaturizer, ModelStates, StateSource, encode_texts
 from .files import KitError, digest, publish_folder, read_json, sha256_file, sync, write_atomic, write_json
 from .fp16 import scaler_for
-from .language_model import LanguageModel, config_from_json
+from .language_model import LanguageModel, config_from_json, pretrained_folder
 from .loss import bits_per_byte, cross_entropy
 from .reviews import Quarantine, Review, find_inputs, read_reviews
 from .trainer import clip_gradients
@@ -511,26 +511,26 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         target_NK = target_table(label_array(y, len(X)), self.labels_)
         return judge(self.predict_proba(X), target_NK, self.labels_.task, self.thresholds_)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        "Write the language model, head.safetensors and classifier.json into `folder`, whole or not at all."
-        return save_classifier(self, Path(folder))
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+        "Write the language model (in `dtype`), head.safetensors and classifier.json as `folder`, whole or not at all."
+        return save_classifier(self, Path(folder), dtype)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu", precision: str = "fp32") -> "TextClassifier":
-        "Open a folder written by `save_pretrained`."
-        return load_classifier(cls, Path(folder), device, precision)
+    def from_pretrained(cls, name: str | Path, device: str = "cpu", precision: str = "fp32") -> "TextClassifier":
+        "Open a folder written by `save_pretrained`, or a bundled classifier by its name."
+        return load_classifier(cls, pretrained_folder(name), device, precision)
 
     def __sklearn_clone__(self) -> "TextClassifier":
         return type(self)(**self.get_params(deep=False))  # shares the model: a copy would cost its size
 
 # %% ../nbs/lib/34_finetune.ipynb #0000002c
-def save_classifier(classifier: TextClassifier, folder: Path) -> Path:
+def save_classifier(classifier: TextClassifier, folder: Path, dtype: torch.dtype) -> Path:
     "Write a fitted classifier as `folder`; one that is there is replaced when the new one is whole."
     check_is_fitted(classifier, "head_")
     if folder.exists() and not (folder / "classifier.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KitError(f"{folder} holds something that is not a classifier; name an empty or a new folder")
     tmp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    classifier.model_.save_pretrained(tmp)
+    classifier.model_.save_pretrained(tmp, dtype)
     head = {name: t.cpu().contiguous() for name, t in classifier.head_.state_dict().items()}
     write_atomic(tmp / "head.safetensors", save(head))
     listed = {path.name: sha256_file(path) for path in sorted(tmp.iterdir())}

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from sentiment_kit import language_model
 from sentiment_kit.cpu_kernels import Product, packing_works
 from sentiment_kit.files import KitError
 from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
@@ -289,6 +290,28 @@ def test_save_and_load_are_equal_and_the_names_are_the_contract(tmp_path):
     assert shapes == {"embed.weight": (256, 4), "head.weight": (256, 8), "head.bias": (256,)}
     for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_half_precision_halves_the_file_and_rounds_each_weight(tmp_path):
+    torch.manual_seed(12)
+    model = LanguageModel(LanguageModelConfig(hidden_size=16, embed_size=8))
+    whole, half = model.save_pretrained(tmp_path / "whole"), model.save_pretrained(tmp_path / "half", torch.float16)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    for a, b in zip(model.parameters(), LanguageModel.from_pretrained(half).parameters(), strict=True):
+        assert b.dtype == torch.float32 and torch.equal(b, a.half().float())
+
+
+def test_a_name_is_a_folder_or_a_bundled_model(tmp_path, monkeypatch):
+    bundled = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4))
+    bundled.save_pretrained(tmp_path / "weights" / "tiny")
+    monkeypatch.setattr(language_model, "BUNDLED", tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    assert LanguageModel.from_pretrained("tiny").config.hidden_size == 8
+    LanguageModel(LanguageModelConfig(hidden_size=12, embed_size=4)).save_pretrained("tiny")
+    assert LanguageModel.from_pretrained("tiny").config.hidden_size == 12  # what lies here goes before
+    with pytest.raises(KitError, match="tinny is no folder, nor a model that comes with the kit: tiny"):
+        LanguageModel.from_pretrained("tinny")
 
 
 def test_reading_draws_no_random_numbers():

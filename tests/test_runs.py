@@ -8,11 +8,14 @@ import subprocess
 import time
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from sync import ROOT, SCRIPTS
 
 from sentiment_kit.cli import RUN_CHAIN, main
+from sentiment_kit.finetune import TextClassifier
+from sentiment_kit.reviews import load_dataset
 
 TINY = "hidden_size=16 embed_size=4 epochs=1 global_batch=32".split()
 MADE = {
@@ -35,6 +38,12 @@ def test_defaults_chain(tmp_path):
     assert {path.name for path in run.iterdir()} >= MADE
     train = json.loads((run / "train.json").read_text())
     assert 0 < train["bits_after"] < train["bits_before"] < 9
+    papermill.execute_notebook(runs / "69_bundle.ipynb", tmp_path / "69.ipynb", cwd=runs, progress_bar=False)
+    classifier, said = TextClassifier.from_pretrained(run / "bundle"), json.loads((run / "bundle.json").read_text())
+    test = load_dataset("samples")["test"]
+    right = np.mean(classifier.predict(test.texts) == test.labels)
+    assert right == said["all_units"]["test"]["value"]  # what the card says is what the folder does
+    assert json.loads((run / "bundle" / "neuron.json").read_text())["unit"] == said["neuron"]["unit"]
 
 
 @pytest.mark.slow
