@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-RUN ?= out/smoke
+RUN ?= out/demo
 LIB := $(sort $(wildcard nbs/lib/*.ipynb))
 LIVE := $(LIB) $(sort $(wildcard nbs/runs/*.ipynb) $(wildcard nbs/tour/*.ipynb))
 
@@ -23,8 +23,8 @@ $(STAMP): setup.py settings.ini constraints.txt
 setup: $(STAMP)  ## .venv with the pinned versions, and git's merge driver for notebooks
 	@! git rev-parse --git-dir >/dev/null 2>&1 || git config merge.nbdev-merge.driver '$(BIN)/nbdev_merge %O %A %B %P'
 
-demo: setup  ## the whole pipeline on the embedded reviews: train, transfer, find the neuron, draw a heatmap
-	$(BIN)/sentiment-kit run smoke
+demo: setup  ## the bundled model on the embedded reviews: probe, neuron, heatmap, steered pair; then a short training run
+	$(BIN)/sentiment-kit run demo
 
 test: setup  ## every notebook and guard but the slow ones and those that need a GPU
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -m 'not slow and not cuda' tests

@@ -6,9 +6,9 @@
 __all__ = ['FinetuneConfig', 'Labels', 'label_array', 'find_labels', 'target_table', 'load_texts', 'align_right', 'first_bytes',
            'last_cells', 'length_batches', 'Head', 'probabilities', 'best_threshold', 'judge', 'Examples', 'probe_head',
            'few_lanes', 'read_cells', 'make_optimizer', 'take_epoch', 'descend', 'judge_head', 'split_texts',
-           'read_examples', 'learn', 'TextClassifier', 'save_classifier', 'load_classifier', 'read_chunks', 'Written',
-           'most_frequent', 'open_texts', 'whole_lines', 'result_lines', 'csv_line', 'job_digest', 'classify_file',
-           'write_npz', 'write_parquet', 'write_features']
+           'read_examples', 'learn', 'TextClassifier', 'save_classifier', 'load_classifier', 'LabelLogits',
+           'read_chunks', 'Written', 'most_frequent', 'open_texts', 'whole_lines', 'result_lines', 'csv_line',
+           'job_digest', 'classify_file', 'write_npz', 'write_parquet', 'write_features']
 
 # %% ../nbs/lib/34_finetune.ipynb #00000002
 import copy
@@ -558,6 +558,30 @@ def load_classifier(cls: type, folder: Path, device: str, precision: str) -> Tex
     classifier.model_, classifier.labels_, classifier.classes_ = model, labels, np.array(labels.names)
     classifier.thresholds_, classifier.history_ = np.array(said["thresholds"]), said["history"]
     return classifier
+
+# %% ../nbs/lib/34_finetune.ipynb #386ec70a
+class LabelLogits:
+    "The `StateSource` of a `TextClassifier`: a logit for each label after every byte, of two classes the second one's."
+
+    def __init__(self, classifier: TextClassifier):
+        check_is_fitted(classifier, "head_")
+        self.source, self.head = ModelStates(classifier.model_), classifier.head_.eval()
+        self.n_units, self.preset = self.head.out_features, self.source.preset
+
+    @torch.no_grad()
+    def trace(self, encoded: bytes, units: Sequence[int] | None = None) -> np.ndarray:
+        "Logits after every byte [T, K] float32; of the labels `units` only where given."
+        units = list(range(self.n_units)) if units is None else [int(u) for u in units]
+        if not all(-self.n_units <= u < self.n_units for u in units):
+            raise KitError(
+                f"units {units} are not all in 0 … {self.n_units - 1}, the places of this classifier's labels"
+            )
+        c_TU = torch.from_numpy(self.source.trace(encoded)).to(self.head.bias.device)
+        return self.head(c_TU).cpu().numpy()[:, units]
+
+    @property
+    def digest(self) -> str:
+        return digest([self.source.digest, *(t.tolist() for t in self.head.state_dict().values())])
 
 # %% ../nbs/lib/34_finetune.ipynb #0000002f
 def read_chunks(

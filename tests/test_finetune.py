@@ -14,10 +14,11 @@ import torch
 from sklearn.base import clone
 
 from sentiment_kit import finetune
-from sentiment_kit.features import ByteFeaturizer, encode_texts
+from sentiment_kit.features import ByteFeaturizer, ModelStates, encode_texts
 from sentiment_kit.files import KitError
 from sentiment_kit.finetune import (
     FinetuneConfig,
+    LabelLogits,
     TextClassifier,
     best_threshold,
     classify_file,
@@ -26,9 +27,11 @@ from sentiment_kit.finetune import (
     load_texts,
     write_features,
 )
+from sentiment_kit.heatmap import HeatmapWidget
 from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.loss import cross_entropy
 from sentiment_kit.mlstm import MLSTMState
+from sentiment_kit.text import encode
 from sentiment_kit.transfer import SentimentProbe
 
 TEXTS = ["broke", "holds well", "it broke on day one", "fine, it holds", "🙂", "broke again", "", "a" * 90]
@@ -220,6 +223,29 @@ def test_a_folder_gives_back_the_same_answers_and_notices_damage(classifier, tmp
             TextClassifier.from_pretrained(folder)
         (folder / name).write_bytes(kept)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_half_precision_on_the_disk_halves_the_model_and_hardly_moves_an_answer(classifier, tmp_path):
+    whole = classifier.save_pretrained(tmp_path / "whole")
+    half = classifier.save_pretrained(tmp_path / "half", torch.float16)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    p_NK = TextClassifier.from_pretrained(half).predict_proba(TEXTS)
+    np.testing.assert_allclose(p_NK, classifier.predict_proba(TEXTS), atol=0.05)
+
+
+def test_the_opinion_after_every_byte_is_that_of_the_text_so_far(classifier):
+    opinion, encoded = LabelLogits(classifier), encode(TEXTS[0])
+    z_TK = opinion.trace(encoded)
+    assert z_TK.shape == (len(encoded), opinion.n_units) == (len(encoded), 3)
+    for t in (1, len(encoded) // 2, len(encoded)):
+        p_K = 1 / (1 + np.exp(-z_TK[t - 1].astype(float)))
+        np.testing.assert_allclose(p_K / p_K.sum(), classifier.predict_proba([encoded[:t]])[0], atol=1e-4)
+    np.testing.assert_array_equal(opinion.trace(encoded, [2, -3]), z_TK[:, [2, 0]])
+    with pytest.raises(KitError, match="not all in 0 … 2"):
+        opinion.trace(encoded, [3])
+    assert opinion.digest == LabelLogits(classifier).digest != ModelStates(classifier.model_).digest
+    assert sorted(HeatmapWidget(opinion, TEXTS[0]).units) == [0, 1, 2]
 
 
 def test_a_folder_of_something_else_is_not_overwritten(classifier, tmp_path):

@@ -101,11 +101,13 @@ def test_the_same_command_again_resumes_and_ends_with_the_table(finished, capsys
     assert table.rstrip().endswith("heatmap.html") and "61_train.ipynb" in table
 
 
-def test_the_example_of_the_readme_runs(finished, capsys):
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    names = {}
-    exec(example.replace("out/smoke", str(finished)), names)
-    assert names["c_TU"].shape == (len(names["text"]), 1) and ">S<" in names["page"]
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    p_negative, p_positive = map(float, re.findall(r"0\.\d+", capsys.readouterr().out))
+    assert abs(p_negative + p_positive - 1) < 1e-6
+    assert "<script" in (tmp_path / "mine.html").read_text()
 
 
 def test_the_first_failing_notebook_ends_the_run(finished, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The wheel has everything a user needs and nothing a developer needs."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,14 @@ from email.parser import HeaderParser
 import pytest
 from sync import ROOT, notebooks
 
+# Four lines and a file: a sentiment score and a heatmap for a sentence of one's own.
+FOUR_LINES = """
+from sentiment_kit.finetune import LabelLogits, TextClassifier
+from sentiment_kit.heatmap import HeatmapWidget
+classifier = TextClassifier.from_pretrained("reviews-small")
+print(classifier.predict_proba(["a great lid"]).tolist())
+HeatmapWidget(LabelLogits(classifier), "a great lid").save("mine.html")
+"""
 PARTS = "settings.ini setup.py MANIFEST.in README.md LICENSE CITATION.cff Makefile ruff.toml constraints.txt"
 
 
@@ -29,14 +38,16 @@ def wheel(tmp_path_factory):
 def test_wheel_carries_modules_samples_runs_and_recipes(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"sentiment_kit/{path.name}" for path in (ROOT / "sentiment_kit").glob("*.py")}
-    for folder in ("samples", "static"):
+    for folder in ("samples", "static", "weights"):
         found = (ROOT / "sentiment_kit" / folder).rglob("*")
         wanted |= {str(path.relative_to(ROOT)) for path in found if path.is_file()}
     wanted |= {f"sentiment_kit/runs/{path.name}" for path in notebooks("runs")}
     wanted |= {f"sentiment_kit/runs/recipes/{path.name}" for path in (ROOT / "nbs/runs/recipes").glob("*.yaml")}
     assert len(wanted) > 25
     assert wanted - inside == set()
+    assert {f"sentiment_kit/weights/reviews-small/{name}" for name in ("model.safetensors", "README.md")} <= inside
     assert not [name for name in inside if name.startswith(("tests", "nbs")) or "checkpoints" in name]
+    assert wheel.stat().st_size < 25e6
 
 
 def test_users_are_not_asked_for_developers_tools(wheel):
@@ -66,6 +77,9 @@ def test_wheel_works_in_a_clean_environment(wheel, tmp_path):
     modules = [path.stem for path in (ROOT / "sentiment_kit").glob("[!_]*.py")]
     call(python, "-c", "import " + ", ".join(f"sentiment_kit.{module}" for module in modules))
     assert "shards" in call(kit, "--help").stdout
+    [[p_negative, p_positive]] = json.loads(call(python, "-c", FOUR_LINES).stdout)
+    assert 0 < p_negative < 1 and abs(p_negative + p_positive - 1) < 1e-6
+    assert "<script" in (tmp_path / "mine.html").read_text()
     refused = call(kit, "run", "smoke", status=2).stderr
     assert refused.count("\n") == 1 and "sentiment_kit[lab]" in refused
     call(*install, f"{wheel}[lab]")
