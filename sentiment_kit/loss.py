@@ -15,11 +15,14 @@ import torch.nn.functional as F
 def cross_entropy(
     logits_BTV: torch.Tensor,  # any leading shape, V classes last, any precision
     target_BT: torch.Tensor,  # int64 class ids of the same leading shape
-) -> torch.Tensor:  # scalar in nats, fp32 (fp64 for fp64 logits)
+    mean: bool = True,  # over all; else one number for each target
+) -> torch.Tensor:  # scalar, or nats_BT; fp32 (fp64 for fp64 logits)
     "Mean negative log likelihood of `target_BT`, in **nats**, computed in fp32 or better."
     logits_NV = logits_BTV.reshape(-1, logits_BTV.shape[-1])
     wide = torch.promote_types(logits_NV.dtype, torch.float32)
-    return F.cross_entropy(logits_NV.to(wide), target_BT.reshape(-1))
+    if mean:
+        return F.cross_entropy(logits_NV.to(wide), target_BT.reshape(-1))
+    return F.cross_entropy(logits_NV.to(wide), target_BT.reshape(-1), reduction="none").view(target_BT.shape)
 
 # %% ../nbs/lib/11_loss.ipynb #00000009
 def bits_per_byte(

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import torch
-import torch.nn.functional as F
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
@@ -29,6 +28,7 @@ from .checkpoint import newest_first
 from .files import KitError, digest, publish_folder, read_json, sha256_file, write_atomic, write_json
 from .language_model import LanguageModel
 from .loader import ShardLoader
+from .loss import cross_entropy
 from .loss_explorer import check_gap, read_metrics
 from .near_duplicates import near_duplicates
 from .shards import Corpus, open_corpus, write_shard
@@ -111,8 +111,7 @@ def lane_bits(
         input_BT, target_BT = window_BT[:, :-1], window_BT[:, 1:]
         here_BT = torch.from_numpy(reset_BT[:, t : t + input_BT.shape[1]]).to(device)
         logits_BTV, state = reader.logits(input_BT, state, here_BT)
-        nats_R = F.cross_entropy(logits_BTV.float().flatten(0, 1), target_BT.flatten(), reduction="none")
-        nats.append(nats_R.view(target_BT.shape).cpu())
+        nats.append(cross_entropy(logits_BTV, target_BT, mean=False).cpu())
     bits_BT = torch.cat(nats, dim=1).double().numpy() / math.log(2)
     return [np.add.reduceat(bits_T[: edge[-1]], edge[:-1]) for bits_T, edge in zip(bits_BT, edges, strict=True)]
 

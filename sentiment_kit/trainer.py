@@ -140,6 +140,7 @@ class EvalResult:
     "A loss and all that it depends on."
 
     bits_per_byte: float  # mean cross-entropy in bits
+    half_width: float  # of its 95% interval for other text of this kind, from the spread between lanes; nan for one
     n_bytes: int  # bytes predicted
     split: str  # which part of the corpus
     reset: str  # where the state was zeroed
@@ -170,17 +171,18 @@ def evaluate(
     "Bits per byte of `model` on a split, its state carried along the lanes; the same figure on every rank."
     same_preset(corpus, model.config)
     world = ALONE if lanes % world.world_size else world
-    device, state, nats, n = model.head.bias.device, None, 0.0, 0
-    reader = model.prepare(lanes // world.world_size)
+    device, state, n, B = model.head.bias.device, None, 0, lanes // world.world_size
+    reader, nats_B = model.prepare(B), torch.zeros(B, dtype=torch.float64)
     for batch in ShardLoader(corpus, split, lanes, seq_len, reset, world.rank, world.world_size):
         logits_BTV, state = reader.logits(batch.input_BT.to(device), state, batch.reset_BT.to(device))
-        nats += cross_entropy(logits_BTV, batch.target_BT.to(device)).item() * batch.target_BT.numel()
+        nats_B += cross_entropy(logits_BTV, batch.target_BT.to(device), mean=False).sum(1, dtype=torch.float64).cpu()
         n += batch.target_BT.numel()
         if max_bytes is not None and n * world.world_size >= max_bytes:
             break
-    nats, n = total(world, nats, n)
-    n = round(n)
-    return EvalResult(bits_per_byte(nats / n), n, split, reset, lanes, corpus.preset)
+    nats, squares, n = total(world, nats_B.sum().item(), nats_B.square().sum().item(), n)
+    spread = math.sqrt(max(squares - nats**2 / lanes, 0) / (lanes - 1)) if lanes > 1 else math.nan
+    half_width = 1.96 * spread / math.sqrt(lanes) * lanes / n  # lanes are equally long
+    return EvalResult(bits_per_byte(nats / n), bits_per_byte(half_width), round(n), split, reset, lanes, corpus.preset)
 
 # %% ../nbs/lib/23_trainer.ipynb #00000013
 class Callback:

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -260,6 +261,17 @@ def test_evaluation_does_not_depend_on_the_window_and_does_on_resets(corpus):
     bits = [evaluate(model, corpus, "valid", lanes=4, seq_len=n).bits_per_byte for n in (16, 100, 256)]
     assert max(bits) - min(bits) < 1e-5
     assert evaluate(model, corpus, "valid", "review", lanes=4).bits_per_byte != bits[0]
+    text = torch.cat([torch.from_numpy(shard.data[:].astype("int64")) for shard in corpus.split("valid")])  # one shard
+    size = (len(text) - 1) // 4
+    lane_bits = []
+    for b in range(4):
+        logits_BTV, _ = model(text[None, b * size : (b + 1) * size])
+        nats = torch.nn.functional.cross_entropy(logits_BTV[0], text[b * size + 1 : (b + 1) * size + 1])
+        lane_bits.append(nats.item() / math.log(2))
+    assert math.isclose(sum(lane_bits) / 4, bits[0], rel_tol=1e-5)
+    half_width = evaluate(model, corpus, "valid", lanes=4).half_width
+    assert math.isclose(half_width, 1.96 * statistics.stdev(lane_bits) / 2, rel_tol=1e-3)
+    assert math.isnan(evaluate(model, corpus, "valid", lanes=1).half_width)
     raw = LanguageModel(dataclasses.replace(TINY, preset="raw"))
     with pytest.raises(KitError, match="preset"):
         evaluate(raw, corpus, "valid")
