@@ -248,8 +248,7 @@ def latest_checkpoint(
 
 # %% ../nbs/lib/22_checkpoint.ipynb #00000023
 def find_model(
-    where: str
-    | Path,  # a folder with a model in it, a run folder, the folder of checkpoints, or a bundled model's name
+    where: str | Path,  # a folder with a model, a run folder, the folder of checkpoints, or a bundled model's name
 ) -> Path:
     "The folder to open as a model: `where` itself, or the newest whole checkpoint in it."
     where = pretrained_folder(where)

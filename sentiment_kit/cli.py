@@ -283,9 +283,7 @@ def finetune(args: list[str]) -> None:
 # %% ../nbs/lib/50_cli.ipynb #0000001c
 @dataclass
 class Classify:
-    classifier: Positional[
-        str
-    ]  # a bundled model's name, or a folder that `finetune` or TextClassifier.save_pretrained wrote
+    classifier: Positional[str]  # a bundled model's name, or a folder that `finetune` wrote
     files: Positional[tuple[str, ...]]  # files, patterns or addresses: .jsonl .json .csv .tsv, also .gz .zst
     out: str  # .jsonl or .csv to write: source, row, label and probabilities
     text_key: str = "reviewText"  # the field or column that holds the text

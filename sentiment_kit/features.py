@@ -21,12 +21,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.base import BaseEstimator, TransformerMixin
 from tqdm.auto import tqdm
 
 from .files import KitError, digest, write_atomic
 from .language_model import LanguageModel, ModelReader
+from .loss import cross_entropy
 from .text import encode
 
 # %% ../nbs/lib/30_features.ipynb #00000005
@@ -234,8 +234,8 @@ def text_bits(
         )
         for r in range(0, len(h_RH), HEAD_ROWS):
             rows = slice(r, r + HEAD_ROWS)
-            logits_RV = model.guess(h_RH[None, rows])[0].float()
-            nats_R = F.cross_entropy(logits_RV, target_R[rows].to(device), reduction="none")
+            logits_RV = model.guess(h_RH[None, rows])[0]
+            nats_R = cross_entropy(logits_RV, target_R[rows].to(device), mean=False)
             nats_N.index_add_(0, text_R[rows], nats_R.double().cpu())
     n_predicted = torch.from_numpy(stop_N - start_N - 1).double()
     return torch.where(n_predicted > 0, nats_N[:N] / n_predicted / math.log(2), math.nan).numpy()

@@ -208,7 +208,7 @@ def last_cells(
         return state.c_LBH[-1], torch.zeros((), device=device)
     known_BT = real_BT[:, :-1]  # the byte after it is of the same text; the last byte of a text predicts nothing
     logits_MV = model.guess(h_BTH[:, :-1][known_BT][None])[0]
-    return state.c_LBH[-1], F.cross_entropy(logits_MV.float(), ids_BT[:, 1:][known_BT])
+    return state.c_LBH[-1], cross_entropy(logits_MV, ids_BT[:, 1:][known_BT])
 
 # %% ../nbs/lib/34_finetune.ipynb #00000015
 def length_batches(

@@ -20,9 +20,8 @@ def cross_entropy(
     "Mean negative log likelihood of `target_BT`, in **nats**, computed in fp32 or better."
     logits_NV = logits_BTV.reshape(-1, logits_BTV.shape[-1])
     wide = torch.promote_types(logits_NV.dtype, torch.float32)
-    if mean:
-        return F.cross_entropy(logits_NV.to(wide), target_BT.reshape(-1))
-    return F.cross_entropy(logits_NV.to(wide), target_BT.reshape(-1), reduction="none").view(target_BT.shape)
+    nats = F.cross_entropy(logits_NV.to(wide), target_BT.reshape(-1), reduction="mean" if mean else "none")
+    return nats if mean else nats.view(target_BT.shape)
 
 # %% ../nbs/lib/11_loss.ipynb #00000009
 def bits_per_byte(
