@@ -36,7 +36,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
-from .features import ByteFeaturizer, ModelStates, StateSource, encode_texts
+from .features import ByteFeaturizer, ModelStates, StateSource, encode_texts, which_units
 from .files import KitError, digest, publish_folder, read_json, sha256_file, sync, write_atomic, write_json
 from .fp16 import scaler_for
 from .language_model import LanguageModel, config_from_json, pretrained_folder
@@ -571,11 +571,7 @@ class LabelLogits:
     @torch.no_grad()
     def trace(self, encoded: bytes, units: Sequence[int] | None = None) -> np.ndarray:
         "Logits after every byte [T, K] float32; of the labels `units` only where given."
-        units = list(range(self.n_units)) if units is None else [int(u) for u in units]
-        if not all(-self.n_units <= u < self.n_units for u in units):
-            raise KitError(
-                f"units {units} are not all in 0 … {self.n_units - 1}, the places of this classifier's labels"
-            )
+        units = which_units(units, self.n_units)
         c_TU = torch.from_numpy(self.source.trace(encoded)).to(self.head.bias.device)
         return self.head(c_TU).cpu().numpy()[:, units]
 

@@ -26,7 +26,7 @@ import plotly.graph_objects as go
 import torch
 import traitlets
 
-from .features import ModelStates, StateSource, as_source
+from .features import ModelStates, StateSource, as_source, which_units
 from .files import KitError, write_atomic
 from .language_model import LanguageModel
 from .ledger import write_ledger
@@ -263,12 +263,10 @@ class KeptStates:
 
     def read(self, encoded: bytes, units: Sequence[int]) -> np.ndarray:
         "States of `units` after every byte, values_TU float32; only what follows the first changed byte is computed."
-        units = list(units)
+        units = which_units(units, self.source.n_units)
         if not isinstance(self.source, ModelStates) or not encoded:
             self.encoded = encoded
             return np.asarray(self.source.trace(encoded, units), np.float32)
-        if not all(0 <= unit < self.source.n_units for unit in units):
-            raise KitError(f"units {units} are not all in 0 … {self.source.n_units - 1}; choose one of these")
         same = _common(self.encoded, encoded) if units == self.units else 0
         start = max((t for t in self.kept if t <= same), default=0) if same else 0
         self.kept = {t: state for t, state in self.kept.items() if t <= start}

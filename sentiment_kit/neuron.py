@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from .features import ModelStates, StateSource, as_source, encode_texts, lay_out
+from .features import ModelStates, StateSource, as_source, encode_texts, lay_out, which_units
 from .files import KitError
 from .language_model import LanguageModel
 from .transfer import FeatureError, SentimentProbe, accuracy, check_features, check_labels
@@ -274,9 +274,7 @@ def stream_traces(
 ) -> Iterator[tuple[bytes, np.ndarray]]:  # each encoded text and its states after every byte, values_TU float32
     "Traces of many texts in their order; memory is flat in their number."
     source, lot, size = as_source(model), [], 0
-    units = list(range(source.n_units)) if units is None else [int(u) for u in units]
-    if not all(0 <= u < source.n_units for u in units):
-        raise KitError(f"units {units} are not all in 0 … {source.n_units - 1}; this model has {source.n_units}")
+    units = which_units(units, source.n_units)
     for text in texts:
         lot += encode_texts([text], source.preset)
         size += len(lot[-1])

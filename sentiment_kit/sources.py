@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .features import which_units
 from .files import KitError, digest
 
 # %% ../nbs/lib/39_sources.ipynb #00000005
@@ -66,9 +67,7 @@ class TokenStates:
 
     def trace(self, encoded: bytes, units: Sequence[int] | None = None) -> np.ndarray:
         "States after every byte [T, U] float32; of `units` only where given."
-        units = list(range(self.n_units)) if units is None else [int(u) for u in units]
-        if not all(-self.n_units <= u < self.n_units for u in units):
-            raise KitError(f"units {units} are not all in 0 … {self.n_units - 1}; this model has {self.n_units}")
+        units = which_units(units, self.n_units)
         padded = encoded.startswith(b"\n ") and encoded.endswith(b" ") and len(encoded) > 2
         text, stop_C = characters(encoded[2:-1] if padded else encoded)
         tokens = self.tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from .dose_response import natural_range
+from .features import which_units
 from .files import KitError
 from .generate import Clamp, encode_prompt, stream
 from .heatmap import HeatmapWidget, heatmap_html, number
@@ -55,8 +56,7 @@ def steer(
     "Write the same text with and without a clamp, side by side; what cannot be written is a `KitError` at the call."
     written = zip(*(stream(model, prompt, n_bytes, clamp=held, **options) for held in (None, clamp)), strict=True)
     units = list(clamp) if units is None and isinstance(clamp, Mapping) else list(units or [])
-    if not all(0 <= unit < model.config.hidden_size for unit in units):
-        raise KitError(f"units {units} cannot all be read; this model has units 0 … {model.config.hidden_size - 1}")
+    units = which_units(units, model.config.hidden_size)
     return _read_along(model, encode_prompt(prompt, model.config.preset), written, n_bytes, units)
 
 
