@@ -65,6 +65,7 @@ def test_ranks_train_what_one_process_trains(corpus, tmp_path, nproc):
         assert all(a[key] == pytest.approx(b[key], abs=1e-9) for key in a)
 
 
+@pytest.mark.slow
 def test_ranks_in_fp32_and_with_half_the_traffic(corpus, tmp_path):
     losses = {}
     for name, n, changes in (("one", 1, {}), ("two", 2, {}), ("half", 2, {"all_reduce": "bf16"})):
