@@ -1,6 +1,6 @@
 """The README's pictures, made anew by `make refresh RUN=out/…`: from a finished run its loss, the values of its best
 unit on the test texts, and two reviews of the embedded sample in that unit's colours; from a benchmark (`make bench`)
-the bars of its training steps.
+the bars of its training steps; from a run of 64_loss_gap or 66_model_size the figure in its executed notebook.
 
 Needs Chromium (Debian: apt-get install chromium; elsewhere name it in the variable CHROMIUM).
 """
@@ -8,6 +8,7 @@ Needs Chromium (Debian: apt-get install chromium; elsewhere name it in the varia
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import plotly.graph_objects as go
 from browser import open_tab
@@ -83,6 +84,21 @@ def draw_speed(run: Path) -> None:
     print(f"speed.png: {run.name}")
 
 
+def draw_cell(notebook: Path, code: str, name: str) -> None:
+    "The figure that a cell of an executed notebook shows."
+    [cell] = [cell for cell in nbformat.read(notebook, 4).cells if cell.source.startswith(code)]
+    shown = next(o.data for o in cell.outputs if "application/vnd.plotly.v1+json" in o.get("data", {}))
+    figure = shown["application/vnd.plotly.v1+json"]
+    draw(go.Figure(data=figure["data"], layout=figure["layout"]), name)
+    print(f"{name}: {notebook.stem} of {notebook.parents[1].name}")
+
+
+FIGURES = {"64_loss_gap": ("whole.figure", "gap.png"), "66_model_size": ("figure = go.Figure", "sizes.png")}
+
 if __name__ == "__main__":
     run = Path(sys.argv[1])
-    draw_speed(run) if (run / "speed.json").exists() else draw_run(run)
+    shown = [path for path in sorted(run.glob("notebooks/*.ipynb")) if path.stem in FIGURES]
+    for path in shown:
+        draw_cell(path, *FIGURES[path.stem])
+    if not shown:
+        draw_speed(run) if (run / "speed.json").exists() else draw_run(run)
