@@ -16,6 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from sklearn.base import ClassifierMixin
+from sklearn.pipeline import Pipeline
 from tqdm.auto import tqdm
 
 from .features import ByteFeaturizer, StateSource, as_source, encode_texts
@@ -126,11 +127,11 @@ def end_sensitivity(
     if not encoded:
         raise KitError("there is no text whose end could be changed; give at least one")
     bodies, rows = [text.removeprefix(front).removesuffix(pad) for text in encoded], []
-    X = featurizer.transform(encoded)
+    changed = [front + change(body, pad) for change in ENDINGS.values() for body in bodies]
+    X, *others = np.split(featurizer.transform(encoded + changed), 1 + len(ENDINGS))  # all read side by side
     base_N, right = readout.decision_function(X), accuracy(labels, readout.predict(X))
     rows, spread = [dict(ending="as it is", shift=0.0, moved=0.0, flips=0.0, accuracy=right)], base_N.std() or 1.0
-    for ending, change in ENDINGS.items():
-        X = featurizer.transform([front + change(body, pad) for body in bodies])
+    for ending, X in zip(ENDINGS, others, strict=True):
         moved_N, right = (readout.decision_function(X) - base_N) / spread, accuracy(labels, readout.predict(X))
         flips = np.mean((base_N + spread * moved_N > 0) != (base_N > 0))
         row = dict(ending=ending, shift=float(moved_N.mean()), moved=float(np.abs(moved_N).mean()))
@@ -177,6 +178,20 @@ def damaged(
     )
 
 # %% ../nbs/lib/38_behaviour.ipynb #00000017
+def _predictions(classifiers: dict[str, ClassifierMixin], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    "What each says of the texts; pipelines that begin with the same step share its work."
+    begun, said = {}, {}
+    for name, classifier in classifiers.items():
+        if not isinstance(classifier, Pipeline):
+            said[name] = classifier.predict(texts)
+            continue
+        first = classifier[0]
+        if id(first) not in begun:
+            begun[id(first)] = first.transform(texts)
+        said[name] = classifier[1:].predict(begun[id(first)])
+    return said
+
+
 def robustness_curve(
     classifiers: dict[str, ClassifierMixin],  # name → fitted, takes a list of str
     texts: Sequence[str],  # N
@@ -190,12 +205,11 @@ def robustness_curve(
     if not len(texts):
         raise KitError("there is no text to damage; give at least one")
     rows, points = [], [(kind, rate) for kind in kinds for rate in rates]
-    whole = {name: accuracy(labels, classifier.predict(texts)) for name, classifier in classifiers.items()}
+    whole = _predictions(classifiers, texts)
     for kind, rate in tqdm(points, disable=not progress, desc="robustness", unit="point"):
         changed = [damaged(text, kind, rate, (seed, n)) for n, text in enumerate(texts)]
-        for name, classifier in classifiers.items():
-            right = accuracy(labels, classifier.predict(changed)) if rate else whole[name]
-            rows.append(dict(kind=kind, rate=rate, classifier=name, accuracy=right))
+        for name, said in (_predictions(classifiers, changed) if rate else whole).items():
+            rows.append(dict(kind=kind, rate=rate, classifier=name, accuracy=accuracy(labels, said)))
     return rows
 
 
