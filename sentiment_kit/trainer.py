@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ALONE', 'WATCHING', 'LIBRARIES', 'TrainConfig', 'learning_rate', 'clip_gradients', 'EvalResult', 'same_preset',
            'evaluate', 'Callback', 'LogMetrics', 'open_board', 'Validate', 'StopOnNonFinite', 'SaveCheckpoint',
-           'Progress', 'Stopped', 'listen_for_stop', 'pick_device', 'accumulate_gradients', 'take_step', 'Trainer',
-           'save_run', 'same_run', 'resume_run', 'environment', 'processor_name', 'train', 'train_rank', 'launch']
+           'Progress', 'Stopped', 'listen_for_stop', 'pick_device', 'accumulate_gradients', 'make_optimizer',
+           'take_step', 'Trainer', 'save_run', 'same_run', 'resume_run', 'environment', 'processor_name', 'train',
+           'train_rank', 'launch']
 
 # %% ../nbs/lib/23_trainer.ipynb #00000002
 import importlib.metadata
@@ -68,6 +69,7 @@ class TrainConfig:
     max_lr: float = 3e-3  # cap after scaling
     warmup_steps: int = 0  # steps over which the learning rate rises from 0
     clip_norm: float = 1.0  # longest gradient, as one vector; 0 turns clipping off
+    weight_decay: float = 0.0  # of AdamW, times the learning rate; for several epochs, 0: none (plain Adam)
     precision: str = "fp32"  # of the recurrent products: "fp32", "bf16" or "fp16"; weights, cell and sums are fp32
     loss_scale: float = 0.0  # that keeps fp16 gradients from vanishing: a fixed one, or 0: found on the way
     max_skips: int = 5  # steps in a row with a gradient that is not finite before the run stops
@@ -96,6 +98,8 @@ class TrainConfig:
         for name in ("lr", "max_lr"):
             if not getattr(self, name) > 0:
                 raise KitError(f"{name} is {getattr(self, name)}; use a number above 0")
+        if not self.weight_decay >= 0:
+            raise KitError(f"weight_decay is {self.weight_decay}; use 0 or a number above it")
         choices = {
             "reset": ("shard", "review", "never"),
             "precision": ("fp32", "bf16", "fp16"),
@@ -398,6 +402,22 @@ def accumulate_gradients(
         nats, states = nats + loss.detach() / parts, [*states, after.detach()]
     return nats, MLSTMState(*(torch.cat(s, dim=1) for s in zip(*states, strict=True)))
 
+# %% ../nbs/lib/23_trainer.ipynb #31868eff
+def make_optimizer(
+    model: LanguageModel,
+    config: TrainConfig,
+) -> torch.optim.AdamW:  # two groups: what decays, and what does not
+    "AdamW (Loshchilov & Hutter 2019, alg. 2); matrices and gains decay, biases and directions that have a gain do not."
+    named = dict(model.named_parameters())
+    biases = {name for name in named if name.rsplit(".", 1)[-1] in ("b", "bias")}
+    directions = {name for name in named if name.replace(".w_", ".g_") in named.keys() - {name}}
+    free = {name: name in biases | directions for name in named}
+    groups = [
+        {"params": [named[name] for name in named if not free[name]], "weight_decay": config.weight_decay},
+        {"params": [named[name] for name in named if free[name]], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
 # %% ../nbs/lib/23_trainer.ipynb #00000025
 def take_step(
     trainer: "Trainer",
@@ -440,7 +460,7 @@ class Trainer:
         self.device = pick_device(c.device) if world.world_size == 1 else world.device
         torch.manual_seed(c.seed)
         self.model = LanguageModel(c.model, c.precision).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=c.lr, fused=True)
+        self.optimizer = make_optimizer(self.model, c)
         self.scaler = scaler_for(c.precision, c.loss_scale or None)
         self.reducer = GradientReducer(world, PRECISIONS[c.all_reduce])
         same = (c.reset, world.rank, world.world_size, c.seed)

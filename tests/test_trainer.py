@@ -30,6 +30,7 @@ from sentiment_kit.trainer import (
     Trainer,
     evaluate,
     learning_rate,
+    make_optimizer,
     resume_run,
     train,
 )
@@ -45,7 +46,7 @@ def corpus(tmp_path_factory):
 
 def settings(corpus, out, **changes):
     usual = dict(global_batch=8, seq_len=64, lr=0.1, max_lr=0.01, log_every=7, save_every=20, valid_every=50)
-    usual |= dict(valid_lanes=4, valid_bytes=2_000, progress="none")
+    usual |= dict(valid_lanes=4, valid_bytes=2_000, progress="none", weight_decay=0.02)
     return TrainConfig(str(corpus.folder), str(out), TINY, **(usual | changes))
 
 
@@ -58,7 +59,7 @@ def metrics(run):
 def tensors(run):
     folder = latest_checkpoint(run)
     model = LanguageModel(TINY)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizer = make_optimizer(model, TrainConfig("corpus", "out"))
     state = load_checkpoint(folder, model, optimizer).state
     moments = [t for entry in optimizer.state_dict()["state"].values() for t in entry.values()]
     return [*model.state_dict().values(), *state, *moments]
@@ -198,7 +199,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(corpus, uninterr
 def test_only_the_same_run_goes_on(corpus, uninterrupted, tmp_path):
     config = settings(corpus, uninterrupted)
     before = (uninterrupted / "train_config.json").read_bytes()
-    changes = dict(lr=0.2, seq_len=32, model=dataclasses.replace(TINY, hidden_size=24), seed=1)
+    changes = dict(lr=0.2, weight_decay=0.1, seq_len=32, model=dataclasses.replace(TINY, hidden_size=24), seed=1)
     for name, value in changes.items():
         with pytest.raises(KitError, match="hidden_size" if name == "model" else name):
             train(dataclasses.replace(config, **{name: value}))
@@ -286,8 +287,28 @@ def test_learning_rate_scales_caps_warms_and_never_goes_below_zero():
     assert learning_rate(dataclasses.replace(config, global_batch=4096), 99, 0.0) == 3e-3
 
 
+@pytest.mark.parametrize("cell, weight_norm", [("mlstm", True), ("mlstm", False), ("lstm", True)])
+def test_what_has_a_length_of_its_own_decays_and_nothing_else(cell, weight_norm):
+    model = LanguageModel(dataclasses.replace(TINY, cell=cell, n_layers=2, weight_norm=weight_norm))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    make_optimizer(model, TrainConfig("c", "o", lr=0.1, weight_decay=0.2)).step()
+    for name, p in model.named_parameters():
+        kept = name.endswith((".b", ".bias")) or ("layers" in name and weight_norm and ".w_" in name)
+        torch.testing.assert_close(p.detach(), before[name] * (1 if kept else 1 - 0.1 * 0.2), msg=name)
+
+
 @pytest.mark.parametrize(
-    "field, value", [("global_batch", 0), ("lr", 0), ("reset", "chapter"), ("precision", "fp8"), ("resume", "yes")]
+    "field, value",
+    [
+        ("global_batch", 0),
+        ("lr", 0),
+        ("weight_decay", -0.1),
+        ("reset", "chapter"),
+        ("precision", "fp8"),
+        ("resume", "yes"),
+    ],
 )
 def test_bad_settings_are_named(field, value):
     with pytest.raises(KitError, match=field):
