@@ -189,28 +189,35 @@ def transfer(args: list[str]) -> None:
 class Heatmap:
     model: Positional[str]  # a bundled model's name, a checkpoint folder, or a run folder
     texts: Positional[tuple[str, ...]]  # what to colour, each in quotes
-    unit: int | None = None  # which unit; in a run folder by default the one it found
+    unit: int | None = None  # whose cell; by default the votes of the unit that the model's neuron.json names
     out: str = "heatmap.html"  # the page to write
 
 
 def heatmap(args: list[str]) -> None:
-    "Colour texts by the cell of one unit: a self-contained HTML page."
+    "Colour texts by the votes of the unit that was found, or by the cell of any: a self-contained HTML page."
     options = parse(Heatmap, args, heatmap)
     from sentiment_kit.language_model import pretrained_folder
 
     found = pretrained_folder(options.model) / "neuron.json"
     if options.unit is None and not found.is_file():
         raise KitError(f"{options.model} has no neuron.json to take the unit from; give --unit")
-    unit = read_json(found)["unit"] if options.unit is None else options.unit
-    from sentiment_kit.features import record_states
+    neuron = read_json(found) if options.unit is None else {"unit": options.unit}
+    unit, sign, threshold = neuron["unit"], neuron.get("sign", 1), neuron.get("threshold", 0.0)
+    from sentiment_kit.features import ModelStates, record_states
     from sentiment_kit.files import write_atomic
     from sentiment_kit.heatmap import heatmap_page
     from sentiment_kit.text import encode
 
     model = open_model(options.model)
     encoded = [encode(text, model.config.preset) for text in options.texts]
-    items = [(piece, record_states(model, piece, units=[unit])[:, 0], f"cell {unit}") for piece in encoded]
-    print(write_atomic(options.out, heatmap_page(items, title=f"{Path(options.model).name}, cell {unit}")))
+    source = ModelStates(model, neuron.get("state", "cell"), neuron.get("layer", -1))
+    values = [sign * (record_states(source, piece, [unit])[:, 0] - threshold) for piece in encoded]
+    what = f"cell {unit}" if options.unit is not None else f"votes of unit {unit}"
+    note = (
+        "" if options.unit is not None else "Orange is a vote for the second label (1, positive), blue for the first."
+    )
+    items = [(piece, v, what) for piece, v in zip(encoded, values, strict=True)]
+    print(write_atomic(options.out, heatmap_page(items, title=f"{Path(options.model).name}, {what}", note=note)))
 
 # %% ../nbs/lib/50_cli.ipynb #00000018
 @dataclass
@@ -496,7 +503,7 @@ def summarise(
 # %% ../nbs/lib/50_cli.ipynb #0000003a
 @dataclass
 class Run:
-    recipe: Positional[str]  # smoke, small_cpu, or a YAML file of your own
+    recipe: Positional[str]  # one of nbs/runs/recipes, such as smoke or small_cpu, or a YAML file of your own
     data: tuple[str, ...] = ()  # review files to train on; the word samples: those of the kit
     labels: tuple[str, ...] = ()  # labelled files: train, valid, test; the word samples: those of the kit
     name: str | None = None  # of the run's folder; by default the recipe's

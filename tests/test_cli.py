@@ -1,6 +1,7 @@
 """The contract of the command line: 0, or one line on stderr that names file and remedy, and 2."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -85,9 +86,12 @@ def test_commands_work_together(here, capsys):
     assert main(["heatmap", f"{here}/run", *texts, "--unit", "3", "--out", f"{here}/map.html"]) == 0
     page = (here / "map.html").read_text(encoding="utf-8")
     assert "🙂" in page and "<b>" not in page and "cell 3" in page
-    (here / "run" / "neuron.json").write_text('{"unit": 5}')
-    assert main(["heatmap", f"{here}/run", "Fine.", "--out", f"{here}/found.html"]) == 0
-    assert "cell 5" in (here / "found.html").read_text(encoding="utf-8")
+    for sign in (1, -1):  # of a threshold beyond every value of the cell: all votes are for the second label
+        (here / "run" / "neuron.json").write_text(json.dumps({"unit": 5, "sign": sign, "threshold": -100.0 * sign}))
+        assert main(["heatmap", f"{here}/run", "Fine.", "--out", f"{here}/found.html"]) == 0
+        page = (here / "found.html").read_text(encoding="utf-8")
+        votes = [float(v) for v in re.findall(r'· \+([\d.]+)"', page)]
+        assert "votes of unit 5" in page and len(votes) == 8 and min(votes) > 90
 
 
 def test_generated_text_is_the_library_s_and_streams(here, capsys):
