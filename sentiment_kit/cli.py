@@ -108,6 +108,8 @@ def plan(args: list[str]) -> None:
 
     config = LanguageModelConfig(**{name: options.pop(name) for name in ("hidden_size", "n_layers", "cell")})
     gigabytes = options.pop("corpus_gb")
+    if gigabytes is not None and not 0 < gigabytes < 1e9:
+        raise KitError(f"--corpus-gb is {gigabytes}; use a number above 0")
     print(plan_training(config, **options, corpus_bytes=gigabytes and round(gigabytes * 1e9)))
 
 # %% ../nbs/lib/50_cli.ipynb #0000000e
@@ -404,8 +406,11 @@ def read_recipe(
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise KitError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(recipe, dict):
-        raise KitError(f"{path} holds no `key: value` lines")
+    if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
+        raise KitError(f"{path} holds no `key: value` lines, with words for keys")
+    chain = recipe.get("chain", [""])  # without one, the usual chain is run
+    if not isinstance(chain, list) or not chain or not all(isinstance(name, str) for name in chain):
+        raise KitError(f"{path}: chain is {chain!r}; it must be a list of run notebooks, such as [61_train]")
     return recipe
 
 # %% ../nbs/lib/50_cli.ipynb #0000002e
@@ -525,7 +530,10 @@ def given_values(
         key, equals, value = word.partition("=")
         if not equals:
             raise KitError(f"--set {word}: write key=value")
-        given[key] = yaml.safe_load(value)
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise KitError(f"--set {word}: {value!r} is not YAML; write a value, [a, list] or {{a: mapping}}") from None
     return given
 
 

@@ -100,6 +100,8 @@ def label_array(
         y = np.asarray(y)
     except ValueError:
         raise KitError("the rows of y differ in length; give every text one label, or 0 and 1 for each") from None
+    if y.ndim == 0:
+        raise KitError(f"y is {y}; give one label for each of the {n_texts} texts")
     missing = np.array([v is None or v != v for v in y.flat], bool).reshape(y.shape)
     if missing.any():
         raise KitError(f"text {np.argwhere(missing)[0][0]} has no label; leave it out or label it")

@@ -53,6 +53,10 @@ def config_from_json(
     source: str,  # the file, for the error
 ):
     "Build a configuration from JSON; a field it does not have is refused by name."
+    if not isinstance(values, dict):
+        raise KitError(
+            f"{source} holds {str(values)[:40]!r} in place of fields and values; restore it from where it came"
+        )
     unknown = sorted(set(values) - {f.name for f in fields(cls)})
     if unknown:
         raise KitError(f"{source} has an unknown field {unknown[0]!r}; was it written by a newer version?")
@@ -185,7 +189,7 @@ def pretrained_folder(
     name: str | Path,  # a folder, or the name of a bundled model
 ) -> Path:
     "The folder that `name` means; a `KitError` where there is none."
-    if Path(name).exists():
+    if Path(name).is_dir():
         return Path(name)
     bundled = sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
     if str(name) not in bundled:

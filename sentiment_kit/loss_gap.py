@@ -62,6 +62,10 @@ def hold_out(
         if (made := open_corpus(out)).manifest.get("held_out") == plan:
             return made
         raise KitError(f"{out} holds a corpus that was held out otherwise; choose another folder")
+    if (order := corpus.manifest["options"]["order"]) != "shard_then_shuffle":
+        raise KitError(
+            f"{corpus.folder.name} is in the order {order}; blocks need contiguous slices, shard_then_shuffle"
+        )
     if len(slices) < 3 * K or K < 2:
         raise KitError(f"{corpus.folder.name} has {len(slices)} slices, K={K} blocks need {3 * K}; cut it into more")
     rng, texts = np.random.default_rng(seed), [text for shard in slices for text in shard.reviews()]
@@ -219,6 +223,7 @@ def measure_losses(
     run: str | Path,  # trained for one epoch on a corpus of `hold_out`, with checkpoints on the way
     corpus: str | Path | None = None,  # where the corpus is now; None: where it was in training
     early: float = 0.25,  # at which share of the epoch text is compared that is not yet seen
+    device: str = "auto",  # where it is read: cpu, cuda or auto, wherever it was trained
 ) -> np.ndarray:
     "The table LOSSES of a run, by its early and its final weights; kept in the run folder."
     config, moments = read_json(Path(run) / "train_config.json"), find_moments(run, early)
@@ -232,7 +237,7 @@ def measure_losses(
                 return stored["table"]
     how = {name: config[name] for name in ("global_batch", "seq_len", "reset", "seed")}
     ahead = unread(ShardLoader(corpus, "train", **how), read_json(moments[0] / "trainer.json")["loader"]["step"])
-    how = str(pick_device(config["device"])), config["precision"]
+    how = str(pick_device(device)), config["precision"]
     models = [LanguageModel.from_pretrained(moment, *how) for moment in moments]
     table, buffer = fill_losses(describe(corpus, ahead), corpus, *models), io.BytesIO()
     np.savez_compressed(buffer, key=np.array(key), table=table)
@@ -489,6 +494,10 @@ def explain(
     resamples: int = 2000,
 ) -> GapReport:
     "The gap of some runs taken together, and its terms."
+    if not 0 < level < 1 or resamples < 2:
+        raise KitError(
+            f"level is {level} and resamples {resamples}; use a level such as 0.95, and at least 2 resamples"
+        )
     K, draws, seeds = tables[0]["block"].max() + 1, [], seeds or range(len(tables))
     for table, bits, seed in zip(tables, running, seeds, strict=True):
         counts = draw_counts(table["block"].max() + 1, resamples, seed)
@@ -516,11 +525,17 @@ def measure_gap(
     kind: str = "blocks",  # what stands for validation: blocks or sets
     since: float = 0.0,  # share of the epoch that the training figure leaves out at the start
     out: str | Path | None = None,  # folder for gap.json; None: that of a single run
+    device: str = "auto",  # where the models read: cpu, cuda or auto
     **options,  # of `explain`: level, resamples
 ) -> GapReport:
     "Read what is needed (four passes over 4 K blocks, kept), explain the gap, and write gap.json."
     runs = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
-    tables, running = [measure_losses(run, corpus) for run in runs], [running_bits(run, since) for run in runs]
+    if not runs or kind not in ("blocks", "sets"):
+        raise KitError(f"kind is {kind!r} and there are {len(runs)} runs; use blocks or sets, and at least one run")
+    tables, running = (
+        [measure_losses(run, corpus, device=device) for run in runs],
+        [running_bits(run, since) for run in runs],
+    )
     digests = [read_json(run / "environment.json")["corpus"] for run in runs]
     report = explain(tables, running, kind, [int(d[:12], 16) for d in digests], **options)
     if out or len(runs) == 1:

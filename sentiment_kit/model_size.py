@@ -96,6 +96,11 @@ def foretell(
 ) -> Forecast:
     "Fit the law without size H and say what its runs end with; the interval is a bootstrap over runs."
     H_N, D_N, bits_N, run_N = map(np.asarray, (H_N, D_N, bits_N, run_N))
+    if H not in H_N or not np.isfinite(bits_N).all():
+        sizes = ", ".join(str(size) for size in np.unique(H_N))
+        raise KitError(
+            f"size {H} cannot be foretold: give one of the sizes trained ({sizes}), and bits that are numbers"
+        )
     others, last = H_N != H, last_points(run_N, D_N)
 
     def law_of(keep, near=None):

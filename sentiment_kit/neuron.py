@@ -135,6 +135,7 @@ def compare_rules(
     rules: Sequence[str] = RULES,
 ) -> list[Neuron]:
     "The unit that each rule names, in the order of `rules`; rules on weights are left out where all weights are 0."
+    check_is_fitted(probe)
     X, X_valid = check_features(probe, X), check_features(probe, X_valid)
     classes, of_valid = check_labels(y_valid, len(X_valid), probe.classes_)
     found = []
@@ -233,7 +234,7 @@ def bootstrap_units(
 
 def _stability_row(rule: str, full_U: np.ndarray, found: list[np.ndarray]) -> dict:
     unit, wins = int(full_U.argmax()), Counter(int(score_U.argmax()) for score_U in found if score_U.any())
-    ranks = [1 + int(np.sum(score_U > score_U[unit])) for score_U in found]
+    ranks = [1 + int(np.sum(score_U > score_U[unit])) if score_U.any() else len(score_U) for score_U in found]
     low, middle, high = np.quantile(ranks, [0.05, 0.5, 0.95], method="nearest").tolist()
     second, its_wins = next((pair for pair in wins.most_common(2) if pair[0] != unit), (None, 0))
     row = dict(rule=rule, unit=unit, wins=wins[unit] / len(found), rank_5=low, rank_50=middle, rank_95=high)

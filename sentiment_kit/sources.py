@@ -49,6 +49,8 @@ class TokenStates:
     ):
         if not getattr(tokenizer, "is_fast", False):
             raise KitError("this tokenizer does not say where its tokens lie; open the fast one (use_fast=True)")
+        if window is not None and window < 1:
+            raise KitError(f"window is {window}; use at least 1 token, or None for all the model takes")
         self.model, self.tokenizer, self.layer, self.preset = model, tokenizer, layer, preset
         self.window = window or getattr(model.config, "max_position_embeddings", None) or 10**9
         self.n_units = model.config.hidden_size

@@ -94,6 +94,8 @@ def pair_html(
     colours: str = "",  # what that is called
 ) -> str:
     "Both texts as heatmaps on one scale, with their cost, as an HTML fragment."
+    if values_2T is None and not pair.c_2TU.shape[2]:
+        raise KitError("no cell was recorded to colour the texts by; give steer units, or pair_html values_2T")
     values_2T = pair.c_2TU[..., 0] if values_2T is None else values_2T
     scale, columns = float(np.nanmax(np.abs(values_2T))) or None, []
     for encoded, values_T, title in zip(pair.encoded, np.nan_to_num(values_2T), titles, strict=True):

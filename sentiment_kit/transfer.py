@@ -181,7 +181,7 @@ def fit_path(
     "Fit every C, warm-started from the one below, and go on past an edge where the best lies; sorted by C."
     path, n_classes = [], int(y_N.max()) + 1
     targets = [y_N == k for k in (range(n_classes) if n_classes > 2 else [1])]
-    if not len(Cs) or min(Cs) <= 0:
+    if not len(Cs) or not all(C > 0 for C in Cs):
         raise FeatureError(f"Cs is {tuple(Cs)}; give one or more positive numbers")
 
     def add(C, start, in_grid):
@@ -308,7 +308,10 @@ class SentimentProbe(ClassifierMixin, BaseEstimator):
     def at(self, C: float) -> "SentimentProbe":
         "This probe with another C of its path, for example `grid_C_`, the paper's choice."
         check_is_fitted(self)
-        return copy(self)._use(next(point for point in self.path_ if point.C == C))
+        for point in self.path_:
+            if point.C == C:
+                return copy(self)._use(point)
+        raise FeatureError(f"C = {C:g} was not fitted; take one of {', '.join(f'{p.C:g}' for p in self.path_)}")
 
     def describe(self) -> str:
         "What was chosen, and whether the grid had to be extended for it."
@@ -458,6 +461,8 @@ class TransferCallback(Callback):
         every_bytes: int = 10_000_000,  # of training text; also before, and at the end
         **options,  # of ByteFeaturizer
     ):
+        if every_bytes < 1:
+            raise KitError(f"every_bytes is {every_bytes}; use at least 1")
         self.data, self.every_bytes, self.options, self.due = data, every_bytes, options, 0
 
     def state(self) -> dict:

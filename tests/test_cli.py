@@ -142,6 +142,7 @@ def test_a_plan_for_a_card_needs_no_card(capsys):
     assert "H100 80GB SXM" in refused(capsys, "plan", "--device", "abacus")
     assert "multiple" in refused(capsys, "plan", "--device", "H100", "--n-gpus", "3")
     assert "cell" in refused(capsys, "plan", "--device", "H100", "--cell", "gru")
+    assert "--corpus-gb" in refused(capsys, "plan", "--device", "H100", "--corpus-gb", "nan")
 
 
 def test_a_mistyped_option_is_one_line(capsys):
@@ -206,7 +207,14 @@ def test_recipes_and_their_parameters(tmp_path, capsys):
     assert "key=value" in refused(capsys, "run", "smoke", "--set", "epochs", "--out", tmp_path)
     assert "must be int" in refused(capsys, "run", "smoke", "--set", "epochs=many", "--out", tmp_path)
     own = tmp_path / "own.yaml"
-    for text, expected in (("- a\n- b\n", "key: value"), ("a: [1\n", "not YAML"), ("chain: [61_trian]\n", "61_train")):
+    assert "not YAML" in refused(capsys, "run", "smoke", "--set", "epochs=[1", "--out", tmp_path)
+    wrong = {
+        "- a\n- b\n": "key: value",
+        "1: 2\n": "key: value",
+        "a: [1\n": "not YAML",
+        "chain: [61_trian]\n": "61_train",
+    }
+    for text, expected in (wrong | {"chain:\n": "list of run notebooks", "chain: 61_train\n": "list"}).items():
         own.write_text(text)
         assert expected in refused(capsys, "run", own, "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"], "nothing is made before all is checked"

@@ -33,6 +33,7 @@ from sentiment_kit.loss_gap import (
     standardise,
     unread,
 )
+from sentiment_kit.reviews import SAMPLES
 from sentiment_kit.shards import make_shards, open_corpus
 from sentiment_kit.trainer import LogMetrics, SaveCheckpoint, TrainConfig, train
 
@@ -115,6 +116,9 @@ def test_hold_out_parts_the_reviews(plain, tmp_path):
         hold_out(sliced, plain.folder, 9, 2)
     with pytest.raises(KitError, match="60 slices, K=21 blocks need 63"):
         hold_out(sliced, tmp_path / "many", 21)
+    shuffled = make_shards(SAMPLES, tmp_path / "dealt", (9, 0, 0), text_key="text", stars_key="stars")
+    with pytest.raises(KitError, match="in the order shuffle_then_shard"):
+        hold_out(shuffled, tmp_path / "held", 3)
     assert not list(tmp_path.glob(".*"))
 
 

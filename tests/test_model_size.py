@@ -28,6 +28,14 @@ def test_a_law_without_errors_is_foretold_inside_its_range(law):
     assert abs(fit_law(H_N, D_N, bits_N)(256, 3e7) - truth(256, 3e7)) < 0.01
 
 
+def test_a_size_that_was_not_trained_is_not_foretold():
+    H_N, D_N, bits_N, run_N = points(
+        SizeLaw(0.9, 0.35, 0.5, 0.4, 0.45), [64, 128, 256], 1, 0.0, np.random.default_rng(0)
+    )
+    with pytest.raises(KitError, match="size 33 .*64, 128, 256"):
+        foretell(H_N, D_N, bits_N, run_N, 33)
+
+
 def test_the_measured_lies_in_the_interval_about_as_often_as_it_should():
     truth, rng, inside = SizeLaw(0.9, 0.35, 0.5, 0.4, 0.45), np.random.default_rng(1), 0
     for n in range(20):

@@ -31,6 +31,7 @@ from sentiment_kit.trainer import (
     evaluate,
     learning_rate,
     make_optimizer,
+    pick_device,
     resume_run,
     train,
 )
@@ -304,7 +305,11 @@ def test_what_has_a_length_of_its_own_decays_and_nothing_else(cell, weight_norm)
     [
         ("global_batch", 0),
         ("lr", 0),
+        ("max_lr", math.inf),
         ("weight_decay", -0.1),
+        ("warmup_steps", -5),
+        ("clip_norm", math.nan),
+        ("patience", 2),  # with nothing that validates on the way
         ("reset", "chapter"),
         ("precision", "fp8"),
         ("resume", "yes"),
@@ -313,6 +318,23 @@ def test_what_has_a_length_of_its_own_decays_and_nothing_else(cell, weight_norm)
 def test_bad_settings_are_named(field, value):
     with pytest.raises(KitError, match=field):
         TrainConfig("c", "o", TINY, **{field: value})
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(KitError, match="'gpu'; use cpu, cuda or auto"):
+        pick_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(KitError, match="finds no GPU"):
+            pick_device("cuda:1")
+    assert pick_device("cpu").type == "cpu"
+
+
+def test_any_number_of_lanes_that_fits_is_validated(corpus):
+    model, most = LanguageModel(TINY), min(shard.n_bytes for shard in corpus.split("valid")) - 1
+    assert evaluate(model, corpus, "valid", lanes=most // 3).n_bytes >= most // 3 * 3  # 3 bytes a lane
+    for lanes in (0, -1):
+        with pytest.raises(KitError, match="lanes"):
+            evaluate(model, corpus, "valid", lanes=lanes)
 
 
 def test_another_architecture_is_refused_by_array(tmp_path):
