@@ -127,7 +127,7 @@ def assert_same_run(run: Path, whole: Path):
 
 
 def test_two_ranks_asked_to_stop_and_started_again_write_the_same_log(corpus, tmp_path):
-    many = dict(global_batch=16, seq_len=64, save_every=10)
+    many = dict(global_batch=16, seq_len=128, valid_every=25, save_every=10)
     launch(settings(corpus, tmp_path / "whole", **many), 2)
     config = settings(corpus, tmp_path / "parts", **many)
     process = launch_in_the_background(config, 2)
