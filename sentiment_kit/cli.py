@@ -200,10 +200,12 @@ def heatmap(args: list[str]) -> None:
     options = parse(Heatmap, args, heatmap)
     from sentiment_kit.language_model import pretrained_folder
 
-    found = pretrained_folder(options.model) / "neuron.json"
-    if options.unit is None and not found.is_file():
-        raise KitError(f"{options.model} has no neuron.json to take the unit from; give --unit")
-    neuron = read_json(found) if options.unit is None else {"unit": options.unit}
+    found, neuron, what, note = pretrained_folder(options.model) / "neuron.json", {"unit": options.unit}, "cell", ""
+    if options.unit is None:
+        if not found.is_file():
+            raise KitError(f"{options.model} has no neuron.json to take the unit from; give --unit")
+        neuron, what = read_json(found), "votes of unit"
+        note = "Orange is a vote for the second label (1, positive), blue for the first."
     unit, sign, threshold = neuron["unit"], neuron.get("sign", 1), neuron.get("threshold", 0.0)
     from sentiment_kit.features import ModelStates, record_states
     from sentiment_kit.files import write_atomic
@@ -214,12 +216,9 @@ def heatmap(args: list[str]) -> None:
     encoded = [encode(text, model.config.preset) for text in options.texts]
     source = ModelStates(model, neuron.get("state", "cell"), neuron.get("layer", -1))
     values = [sign * (record_states(source, piece, [unit])[:, 0] - threshold) for piece in encoded]
-    what = f"cell {unit}" if options.unit is not None else f"votes of unit {unit}"
-    note = (
-        "" if options.unit is not None else "Orange is a vote for the second label (1, positive), blue for the first."
-    )
-    items = [(piece, v, what) for piece, v in zip(encoded, values, strict=True)]
-    print(write_atomic(options.out, heatmap_page(items, title=f"{Path(options.model).name}, {what}", note=note)))
+    items = [(piece, v, f"{what} {unit}") for piece, v in zip(encoded, values, strict=True)]
+    page = heatmap_page(items, title=f"{Path(options.model).name}, {what} {unit}", note=note)
+    print(write_atomic(options.out, page))
 
 # %% ../nbs/lib/50_cli.ipynb #00000018
 @dataclass
@@ -408,7 +407,7 @@ def read_recipe(
         raise KitError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise KitError(f"{path} holds no `key: value` lines, with words for keys")
-    chain = recipe.get("chain", [""])  # without one, the usual chain is run
+    chain = recipe.get("chain", [*RUN_CHAIN])
     if not isinstance(chain, list) or not chain or not all(isinstance(name, str) for name in chain):
         raise KitError(f"{path}: chain is {chain!r}; it must be a list of run notebooks, such as [61_train]")
     return recipe
