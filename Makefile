@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 RUN ?= out/demo
-LIB := $(sort $(wildcard nbs/lib/*.ipynb))
+LIB := $(sort $(wildcard nbs/lib/*.ipynb nbs/lib/*/*.ipynb))
 LIVE := $(LIB) $(sort $(wildcard nbs/runs/*.ipynb) $(wildcard nbs/tour/*.ipynb))
 
 help:  ## this list

@@ -3,7 +3,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
@@ -27,7 +27,7 @@ setup(
     keywords=settings["keywords"],
     license="Apache-2.0",
     python_requires=f">={settings['min_python']}",
-    packages=["sentiment_kit", "sentiment_kit.runs"],
+    packages=[*find_packages(include=["sentiment_kit", "sentiment_kit.*"]), "sentiment_kit.runs"],
     package_dir={"sentiment_kit.runs": "nbs/runs"},
     package_data={
         "sentiment_kit": ["samples/*", "static/*", "weights/**/*"],

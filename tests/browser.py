@@ -35,22 +35,34 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # No name resolves but the machine's own: whatever else is asked for fails, with a network or without.
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-component-update"]
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-component-update",
+]
 OPTIONS += [
     "--disable-background-networking",
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 AXE = "4.14.1"  # axe-core, the accessibility rules: fetched by npm when a test asks, checked, not part of the project
-AXE_SHA512 = "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
+AXE_SHA512 = (
+    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
+)
 
 
 def chromium() -> str:
     "Path of Chromium. Without it, or without Playwright, the test is skipped."
-    pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install playwright")
+    pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is missing: pip install playwright"
+    )
     names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     found = next((path for path in (shutil.which(name) for name in names if name) if path), None)
-    return found or pytest.skip("Chromium is missing: apt-get install chromium, or name it in the variable CHROMIUM")
+    return found or pytest.skip(
+        "Chromium is missing: apt-get install chromium, or name it in the variable CHROMIUM"
+    )
 
 
 def axe_source() -> str:
@@ -58,11 +70,20 @@ def axe_source() -> str:
     archive = ROOT / "out" / "cache" / f"axe-core-{AXE}.tgz"
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "pack", f"axe-core@{AXE}", "--silent", "--pack-destination", archive.parent]
+        command = [
+            "npm",
+            "pack",
+            f"axe-core@{AXE}",
+            "--silent",
+            "--pack-destination",
+            archive.parent,
+        ]
         if not shutil.which("npm") or subprocess.run(command, capture_output=True).returncode:
             pytest.skip(f"axe-core {AXE} is not to be had here: it takes npm and its registry")
     digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    assert digest == AXE_SHA512, f"{archive.name} in out/cache is not the published one: delete it and run again"
+    assert digest == AXE_SHA512, (
+        f"{archive.name} in out/cache is not the published one: delete it and run again"
+    )
     with tarfile.open(archive) as packed:
         return packed.extractfile("package/axe.min.js").read().decode()
 
@@ -72,19 +93,31 @@ class Tab:
 
     def __init__(self, page, own: str | None = None):
         self.page, self.errors, self.outside = page, [], []
-        own = ("data:", "blob:", "about:", *((f"http://{own}/", f"ws://{own}/") if own else ("file:",)))
+        own = (
+            "data:",
+            "blob:",
+            "about:",
+            *((f"http://{own}/", f"ws://{own}/") if own else ("file:",)),
+        )
         for asked in ("request", "websocket"):
             page.on(asked, lambda r: None if r.url.startswith(own) else self.outside.append(r.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        page.on(
+            "console", lambda line: self.errors.append(line.text) if line.type == "error" else None
+        )
 
     def axe(self, selector: str = "body", impacts: tuple = ("serious", "critical")) -> list[str]:
         "What axe-core finds inside `selector`: the rule, what it asks for, where it is broken."
         if not self.page.evaluate("'axe' in window"):
             self.page.evaluate(axe_source())
         found = self.page.evaluate("selector => axe.run(selector)", selector)["violations"]
-        where = {finding["id"]: [node["html"][:120] for node in finding["nodes"][:5]] for finding in found}
-        return [f"{f['id']}: {f['help']}: {where[f['id']]}" for f in found if f["impact"] in impacts]
+        where = {
+            finding["id"]: [node["html"][:120] for node in finding["nodes"][:5]]
+            for finding in found
+        }
+        return [
+            f"{f['id']}: {f['help']}: {where[f['id']]}" for f in found if f["impact"] in impacts
+        ]
 
     def screenshot(self, name: str, of=None) -> Path:
         "out/screenshots/NAME.png of a locator, or of what the window shows."
@@ -104,14 +137,20 @@ class Lab(Tab):
         "The page, in which a notebook of these code cells has been opened and run. A cell's exception is raised here."
         self.count += 1
         self.notebook = self.folder / f"notebook_{self.count}.ipynb"
-        written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-        written.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
+        written = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in cells]
+        )
+        written.metadata.kernelspec = dict(
+            name="python3", display_name="python3", language="python"
+        )
         nbformat.write(written, self.notebook)
         self.page.evaluate(CLOSE)
         self.errors.clear()
         self.outside.clear()
         self.page.evaluate(OPEN, self.notebook.name)
-        self.page.wait_for_function("window.ran && kernel.status === 'idle'", timeout=timeout * 1000)
+        self.page.wait_for_function(
+            "window.ran && kernel.status === 'idle'", timeout=timeout * 1000
+        )
         for number, outputs in enumerate(self.page.evaluate(OUTPUTS)):
             for output in outputs:
                 trace = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(output.get("traceback", [])))
@@ -120,7 +159,11 @@ class Lab(Tab):
 
     def output(self, number: int):
         "Locator of what cell `number` has put out, each output an element."
-        return self.page.locator(".jp-NotebookPanel .jp-CodeCell").nth(number).locator(".jp-OutputArea-output")
+        return (
+            self.page.locator(".jp-NotebookPanel .jp-CodeCell")
+            .nth(number)
+            .locator(".jp-OutputArea-output")
+        )
 
     def python(self, expression: str):
         "Value of an expression in the notebook's kernel, after all that the page has told it so far; as JSON has it."
@@ -158,10 +201,17 @@ ASK = """async expression => (await kernel.requestExecute(
     { code: '', store_history: false, user_expressions: { value: expression } }).done
 ).content.user_expressions.value"""
 SETTINGS = {
-    "apputils-extension/themes": lambda dark: {"theme": f"JupyterLab {'Dark' if dark else 'Light'}"},
-    "apputils-extension/notification": lambda dark: {"fetchNews": "false", "checkForUpdates": False},
+    "apputils-extension/themes": lambda dark: {
+        "theme": f"JupyterLab {'Dark' if dark else 'Light'}"
+    },
+    "apputils-extension/notification": lambda dark: {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    },
     "docmanager-extension/plugin": lambda dark: {"autosave": False},
-    "notebook-extension/tracker": lambda dark: {"windowingMode": "none"},  # cells out of sight are there too
+    "notebook-extension/tracker": lambda dark: {
+        "windowingMode": "none"
+    },  # cells out of sight are there too
 }
 
 
@@ -174,7 +224,10 @@ def open_tab(dark: bool = False, own: str | None = None, size: tuple = (1280, 90
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
         try:
-            more |= dict(viewport=dict(width=size[0], height=size[1]), color_scheme="dark" if dark else "light")
+            more |= dict(
+                viewport=dict(width=size[0], height=size[1]),
+                color_scheme="dark" if dark else "light",
+            )
             yield Tab(browser.new_context(offline=own is None, **more).new_page(), own)
         finally:
             browser.close()
@@ -188,18 +241,33 @@ def serve(folder: Path, dark: bool):
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(setting(dark)))
-    places = dict(JUPYTERLAB_SETTINGS_DIR="settings", JUPYTERLAB_WORKSPACES_DIR="workspaces", IPYTHONDIR="ipython")
-    places |= dict(JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data", JUPYTER_RUNTIME_DIR="runtime")
+    places = dict(
+        JUPYTERLAB_SETTINGS_DIR="settings",
+        JUPYTERLAB_WORKSPACES_DIR="workspaces",
+        IPYTHONDIR="ipython",
+    )
+    places |= dict(
+        JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data", JUPYTER_RUNTIME_DIR="runtime"
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = f"--ip=127.0.0.1 --port={port} --ServerApp.port_retries=0 --IdentityProvider.token={token} --no-browser"
     flags += " --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.expose_app_in_browser=True"
-    command = [sys.executable, "-m", "jupyterlab", "--allow-root", *flags.split(), f"--ServerApp.root_dir={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--allow-root",
+        *flags.split(),
+        f"--ServerApp.root_dir={folder}",
+    ]
     own = f"127.0.0.1:{port}"
     with open(home / "server.log", "wb") as log:
         env = os.environ | {name: str(home / place) for name, place in places.items()}
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=log, preexec_fn=die_with_parent)
+        server = subprocess.Popen(
+            command, env=env, stdout=log, stderr=log, preexec_fn=die_with_parent
+        )
     try:
         for _ in range(600):
             try:

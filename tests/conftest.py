@@ -11,7 +11,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes long or needs much; left out of `make test`, run by `make slow`")
+    config.addinivalue_line(
+        "markers", "slow: takes long or needs much; left out of `make test`, run by `make slow`"
+    )
     config.addinivalue_line("markers", "cuda: needs a CUDA device; skipped where there is none")
 
 

@@ -23,13 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from sentiment_kit import gpu_kernels
-from sentiment_kit.cpu_kernels import storage_dtype
-from sentiment_kit.recurrence import recurrence
-from sentiment_kit.reference import gates, run_steps
+from sentiment_kit.model import gpu_kernels
+from sentiment_kit.model.cpu_kernels import storage_dtype
+from sentiment_kit.model.recurrence import recurrence
+from sentiment_kit.model.reference import gates, run_steps
 
 DEVICE = "cuda"
-BOUNDS = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}  # on ‖ours − oracle‖ / ‖oracle‖, of states and gradients
+BOUNDS = {
+    "fp32": 1e-5,
+    "bf16": 2e-2,
+    "fp16": 2e-2,
+}  # on ‖ours − oracle‖ / ‖oracle‖, of states and gradients
 
 
 class Case(NamedTuple):
@@ -44,7 +48,9 @@ class Case(NamedTuple):
     resets: bool = False
     windows: tuple = ()  # lengths of the pieces when the state is carried; () is one piece
     floats: bool = False  # float inputs in place of ids
-    loss: str = "all"  # "all" states and the last cell; "last" state only; "h": the cell is not used
+    loss: str = (
+        "all"  # "all" states and the last cell; "last" state only; "h": the cell is not used
+    )
 
 
 CASES = [  # small: a program of Triton's interpreter takes some 5 ms
@@ -76,8 +82,14 @@ def make_problem(case, kind, device):
     for k in range(case.layers):
         for name in names:
             fan_in = H if name[2:] in ("h", "mh") or k else D
-            leaves[f"{name}{k}"] = torch.randn(fan_in, 4 * H if name in ("w_x", "w_h") else H) / fan_in**0.5
-        leaves |= {f"b{k}": torch.randn(4 * H) / 2, f"h{k}": torch.randn(B, H) / 2, f"c{k}": torch.randn(B, H)}
+            leaves[f"{name}{k}"] = (
+                torch.randn(fan_in, 4 * H if name in ("w_x", "w_h") else H) / fan_in**0.5
+            )
+        leaves |= {
+            f"b{k}": torch.randn(4 * H) / 2,
+            f"h{k}": torch.randn(B, H) / 2,
+            f"c{k}": torch.randn(B, H),
+        }
     leaves = {name: t.to(device).requires_grad_() for name, t in leaves.items()}
     ids_TB = None if case.floats else torch.randint(case.V, (T, B)).to(device)
     reset_TB = (torch.rand(T, B) < 0.25).to(device) if case.resets else None
@@ -86,7 +98,9 @@ def make_problem(case, kind, device):
 
 def loss_of(case, h_TBH, c_BH, above_TBH):
     last = (h_TBH[-1] * c_BH).sum() + c_BH.square().sum() / 2
-    return {"all": (h_TBH * above_TBH).sum() + last, "last": last, "h": (h_TBH * above_TBH).sum()}[case.loss]
+    return {"all": (h_TBH * above_TBH).sum() + last, "last": last, "h": (h_TBH * above_TBH).sum()}[
+        case.loss
+    ]
 
 
 def run_ours(run, case, leaves, ids_TB, reset_TB, precision):
@@ -101,7 +115,9 @@ def run_ours(run, case, leaves, ids_TB, reset_TB, precision):
             ids = ids_TB[now]
         for k in range(case.layers):
             zx = x @ leaves[f"w_x{k}"] + leaves[f"b{k}"]
-            mx, w_mh = (x @ leaves[f"w_mx{k}"], leaves[f"w_mh{k}"]) if multiplicative else (None, None)
+            mx, w_mh = (
+                (x @ leaves[f"w_mx{k}"], leaves[f"w_mh{k}"]) if multiplicative else (None, None)
+            )
             resets = None if reset_TB is None else reset_TB[now]
             x, c_BH = run(zx, mx, leaves[f"w_h{k}"], w_mh, *states[k], ids, resets, precision)
             states[k], ids = (x[-1], c_BH), None
@@ -113,14 +129,20 @@ def run_oracle(case, leaves, ids_TB, reset_TB):
     x_TBD = leaves["x"] if ids_TB is None else torch.nn.functional.embedding(ids_TB, leaves["x"])
     x_BTD, reset_BT = x_TBD.transpose(0, 1), None if reset_TB is None else reset_TB.t()
     for k in range(case.layers):
-        w = {name: leaves[f"{name}{k}"] for name in ("w_x", "w_h", "w_mx", "w_mh", "b") if f"{name}{k}" in leaves}
+        w = {
+            name: leaves[f"{name}{k}"]
+            for name in ("w_x", "w_h", "w_mx", "w_mh", "b")
+            if f"{name}{k}" in leaves
+        }
         x_BTD, c_BTH = run_steps(x_BTD, w, leaves[f"h{k}"], leaves[f"c{k}"], reset_BT)
     return x_BTD.transpose(0, 1), c_BTH[:, -1]
 
 
 def results_of(case, leaves, above_TBH, states):
     "The states, and every gradient, by name."
-    gradients = torch.autograd.grad(loss_of(case, *states, above_TBH), leaves.values(), allow_unused=True)
+    gradients = torch.autograd.grad(
+        loss_of(case, *states, above_TBH), leaves.values(), allow_unused=True
+    )
     named = {f"d_{name}": d for name, d in zip(leaves, gradients, strict=True) if d is not None}
     return {"h": states[0].detach(), "c": states[1].detach()} | named
 
@@ -142,8 +164,14 @@ def compare(run, case, kind, precision, device, again=1):
 
 def section_check(report, save):
     "Every case, kind and precision, launch by launch and as graphs; the two must agree to the last bit."
-    print(f"\nCorrectness: worst relative error of states and gradients against the float64 oracle (bounds {BOUNDS})\n")
-    print(f"{'case':28} {'cell':6} " + " ".join(f"{p:>8} {'graphs':>8}" for p in BOUNDS) + "  same bits")
+    print(
+        f"\nCorrectness: worst relative error of states and gradients against the float64 oracle (bounds {BOUNDS})\n"
+    )
+    print(
+        f"{'case':28} {'cell':6} "
+        + " ".join(f"{p:>8} {'graphs':>8}" for p in BOUNDS)
+        + "  same bits"
+    )
     failed, rows = [], []
     report["check"] = rows
     pool = gpu_kernels.plans
@@ -160,13 +188,25 @@ def section_check(report, save):
                 graphed, replays = compare(recurrence, case, kind, precision, DEVICE, again=4)
                 recorded = sum(len(plan.graphs) for plan in pool.idle)
                 same &= all(torch.equal(plain[n], r[n]) for r in (twice, *replays) for n in plain)
-                row[precision], row[precision + " graphs"] = max(eager.values()), max(graphed.values())
+                row[precision], row[precision + " graphs"] = (
+                    max(eager.values()),
+                    max(graphed.values()),
+                )
                 for how, errors in (("eager", eager), ("graphs", graphed)):
-                    worst = max(errors, key=lambda name: errors[name] if errors[name] == errors[name] else float("inf"))
+                    worst = max(
+                        errors,
+                        key=lambda name: (
+                            errors[name] if errors[name] == errors[name] else float("inf")
+                        ),
+                    )
                     if not errors[worst] < bound:
-                        failed.append(f"{case.name}, {kind}, {precision}, {how}: {worst} is off by {errors[worst]:.1e}")
+                        failed.append(
+                            f"{case.name}, {kind}, {precision}, {how}: {worst} is off by {errors[worst]:.1e}"
+                        )
                 if recorded < 2:
-                    failed.append(f"{case.name}, {kind}, {precision}: {recorded} graphs were recorded, not 2 or more")
+                    failed.append(
+                        f"{case.name}, {kind}, {precision}: {recorded} graphs were recorded, not 2 or more"
+                    )
             if not same:
                 failed.append(f"{case.name}, {kind}: runs differ in their bits")
             figures = " ".join(f"{row[p]:8.0e} {row[p + ' graphs']:8.0e}" for p in BOUNDS)
@@ -196,9 +236,16 @@ def ceilings():
     "What this card really gives: bytes/s of a large copy (read plus written), FLOP/s of a large product by precision."
     n = 8192
     a, b = torch.randn(2**28, device=DEVICE), torch.empty(2**28, device=DEVICE)
-    found = {"copy_bytes_per_s": 2 * a.nbytes / statistics.median([seconds(lambda: b.copy_(a)) for _ in range(12)])}
+    found = {
+        "copy_bytes_per_s": 2
+        * a.nbytes
+        / statistics.median([seconds(lambda: b.copy_(a)) for _ in range(12)])
+    }
     for precision in ("bf16", "fp16"):
-        x, y = (torch.randn(n, n, device=DEVICE).to(storage_dtype(precision, torch.zeros(()))) for _ in range(2))
+        x, y = (
+            torch.randn(n, n, device=DEVICE).to(storage_dtype(precision, torch.zeros(())))
+            for _ in range(2)
+        )
         out = torch.empty_like(x)
         times = [seconds(lambda x=x, y=y, out=out: torch.mm(x, y, out=out), 3) for _ in range(8)]
         found[f"{precision}_flop_per_s"] = 2 * n**3 / statistics.median(times[2:])
@@ -232,7 +279,10 @@ def make_naive(H, B, T, precision):
     dtype, E = storage_dtype(precision, torch.zeros(())), 64
     torch.manual_seed(0)
     sizes = dict(w_x=(E, 4 * H), w_h=(H, 4 * H), w_mx=(E, H), w_mh=(H, H))
-    w = {name: (torch.randn(n, device=DEVICE) / n[0] ** 0.5).to(dtype).requires_grad_() for name, n in sizes.items()}
+    w = {
+        name: (torch.randn(n, device=DEVICE) / n[0] ** 0.5).to(dtype).requires_grad_()
+        for name, n in sizes.items()
+    }
     w["b"] = torch.zeros(4 * H, device=DEVICE, dtype=dtype, requires_grad=True)
     x_TBE = torch.randn(T, B, E, device=DEVICE).to(dtype)
 
@@ -267,7 +317,11 @@ def measure_size(H, B, T, precision, ceiling, rounds):
     for _ in range(rounds):
         for name, (run, _) in candidates.items():
             times[name].append(seconds(run))
-    floor = B * T / floor_seconds(H, B, T, ceiling[f"{precision}_flop_per_s"], ceiling["copy_bytes_per_s"])
+    floor = (
+        B
+        * T
+        / floor_seconds(H, B, T, ceiling[f"{precision}_flop_per_s"], ceiling["copy_bytes_per_s"])
+    )
     row = {"H": H, "B": B, "T": T, "precision": precision, "floor": floor}
     for name, (_, length) in candidates.items():
         rates = sorted(B * length / t for t in times[name])
@@ -280,12 +334,16 @@ def section_speed(report, save, sizes, T, rounds):
     ceiling = report["ceilings"] = ceilings()
     save()
     print(f"\nCeilings: {ceiling['copy_bytes_per_s'] / 1e12:.2f} TB/s copied", end="")
-    print("".join(f", {p} {ceiling[p + '_flop_per_s'] / 1e12:.0f} TFLOP/s" for p in ("bf16", "fp16")))
+    print(
+        "".join(f", {p} {ceiling[p + '_flop_per_s'] / 1e12:.0f} TFLOP/s" for p in ("bf16", "fp16"))
+    )
     print(
         f"\nTraining pass of the recurrence (forward, backward, weight gradients): thousand bytes/s, T = {T}, "
         f"median of {rounds}"
     )
-    print("(naive: the plain autograd loop in half precision, T = 32; GB: peak memory with graphs)\n")
+    print(
+        "(naive: the plain autograd loop in half precision, T = 32; GB: peak memory with graphs)\n"
+    )
     print(
         f"{'H':>5} {'B':>4} {'':5} {'floor':>7} {'graphs':>7} {'share':>6} {'spread':>13} "
         f"{'eager':>7} {'naive':>7} {'GB':>6}"
@@ -306,7 +364,9 @@ def section_speed(report, save, sizes, T, rounds):
         if "error" in row:
             print(f"{H:5} {B:4} {precision:5} {row['error']}", flush=True)
             continue
-        k = {name: row[name]["median"] / 1e3 for name in ("graphs", "eager", "naive") if name in row}
+        k = {
+            name: row[name]["median"] / 1e3 for name in ("graphs", "eager", "naive") if name in row
+        }
         spread = f"{row['graphs']['low'] / 1e3:.0f} – {row['graphs']['high'] / 1e3:.0f}"
         naive = f"{k['naive']:7.0f}" if "naive" in k else f"{'':7}"
         print(
@@ -320,22 +380,21 @@ def section_speed(report, save, sizes, T, rounds):
 
 def section_leg(report, save, args, ceiling):
     "The kit's own trainer in bf16 on a corpus, for so many minutes; run again it goes on."
-    from sentiment_kit.language_model import LanguageModelConfig
-    from sentiment_kit.loader import ShardLoader
-    from sentiment_kit.reviews import SAMPLES
-    from sentiment_kit.shards import make_shards, open_corpus
-    from sentiment_kit.trainer import (
+    from sentiment_kit.data.corpus import open_corpus
+    from sentiment_kit.data.datasets import SAMPLES
+    from sentiment_kit.data.loader import ShardLoader
+    from sentiment_kit.data.shards import make_shards
+    from sentiment_kit.model.language_model import LanguageModelConfig
+    from sentiment_kit.training.callbacks import (
         Callback,
         LogMetrics,
         Progress,
         SaveCheckpoint,
         StopOnNonFinite,
-        Stopped,
-        TrainConfig,
-        Trainer,
         Validate,
-        train,
     )
+    from sentiment_kit.training.config import TrainConfig
+    from sentiment_kit.training.trainer import Stopped, Trainer, train
 
     class StopAfter(Callback):
         "Raise the stop flag when the time is over; before SaveCheckpoint, so that this very step is saved."
@@ -356,13 +415,21 @@ def section_leg(report, save, args, ceiling):
     lanes = args.lanes or (128 if args.corpus else 64)
     model = LanguageModelConfig(hidden_size=args.hidden, preset=corpus.preset)
     config = TrainConfig(
-        str(corpus.folder), str(out), model, global_batch=lanes, lr=args.lr, precision="bf16", device=DEVICE
+        str(corpus.folder),
+        str(out),
+        model,
+        global_batch=lanes,
+        lr=args.lr,
+        precision="bf16",
+        device=DEVICE,
     )
     config.progress, config.save_every, config.log_every = "lines", 2000, 10
     stored = out / "train_config.json"
     if stored.exists():
         config.epochs = json.loads(stored.read_text(encoding="utf-8"))["epochs"]
-    elif not args.corpus:  # a small text is read as often as the time allows: measure a few steps first
+    elif (
+        not args.corpus
+    ):  # a small text is read as often as the time allows: measure a few steps first
         trial = Trainer(config, callbacks=[])
         trial.loader = ShardLoader(corpus, "train", lanes, config.seq_len, config.reset)
         took = [trial.step_on(batch)["took"] for _ in range(6) for batch in trial.loader]
@@ -375,18 +442,39 @@ def section_leg(report, save, args, ceiling):
         f"at most {args.minutes:g} minutes\n"
     )
     torch.cuda.reset_peak_memory_stats()
-    callbacks = [Validate(), StopOnNonFinite(), LogMetrics(), StopAfter(), SaveCheckpoint(), Progress()]
+    callbacks = [
+        Validate(),
+        StopOnNonFinite(),
+        LogMetrics(),
+        StopAfter(),
+        SaveCheckpoint(),
+        Progress(),
+    ]
     try:
         train(config, callbacks)
         ended = "finished"
     except Stopped as e:
         ended = str(e)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     steps = [line for line in lines if "loss_bits" in line]
     valid = [line["valid_bits"] for line in lines if "valid_bits" in line]
     rate = statistics.median(line["bytes_per_s"] for line in steps[len(steps) // 4 :])
-    leg = {"hidden": args.hidden, "lanes": lanes, "seq_len": config.seq_len, "epochs": config.epochs, "ended": ended}
-    leg |= {"steps": steps[-1]["step"], "bytes": steps[-1]["bytes"], "bytes_per_s": rate, "valid_bits": valid}
+    leg = {
+        "hidden": args.hidden,
+        "lanes": lanes,
+        "seq_len": config.seq_len,
+        "epochs": config.epochs,
+        "ended": ended,
+    }
+    leg |= {
+        "steps": steps[-1]["step"],
+        "bytes": steps[-1]["bytes"],
+        "bytes_per_s": rate,
+        "valid_bits": valid,
+    }
     leg |= {"first_loss_bits": steps[0]["loss_bits"], "last_loss_bits": steps[-1]["loss_bits"]}
     leg |= {"peak_GB": torch.cuda.max_memory_allocated() / 1e9, "run": out.name}
     if ceiling:
@@ -394,8 +482,14 @@ def section_leg(report, save, args, ceiling):
         leg["share_of_floor"] = rate / (lanes * T / floor_seconds(args.hidden, lanes, T, *figures))
     report["leg"] = leg
     save()
-    print(f"\n{leg['steps']} steps, {leg['bytes'] / 1e6:.1f} MB, {rate:,.0f} bytes/s of whole training steps", end="")
-    print(f" ({leg['share_of_floor']:.2f} of the recurrence's floor)" if ceiling else "", f"{leg['peak_GB']:.1f} GB")
+    print(
+        f"\n{leg['steps']} steps, {leg['bytes'] / 1e6:.1f} MB, {rate:,.0f} bytes/s of whole training steps",
+        end="",
+    )
+    print(
+        f" ({leg['share_of_floor']:.2f} of the recurrence's floor)" if ceiling else "",
+        f"{leg['peak_GB']:.1f} GB",
+    )
     print(
         f"loss {leg['first_loss_bits']:.3f} → {leg['last_loss_bits']:.3f} bits/byte; validation",
         *(f"{b:.3f}" for b in valid),
@@ -405,27 +499,50 @@ def section_leg(report, save, args, ceiling):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("check", "speed", "leg"):
-        parser.add_argument(f"--{name}", action="store_true", help="only this section (and the others named)")
-    parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder for gpu.json and the leg's run")
+        parser.add_argument(
+            f"--{name}", action="store_true", help="only this section (and the others named)"
+        )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/gpu"), help="folder for gpu.json and the leg's run"
+    )
     parser.add_argument("--hidden", type=int, default=2048, help="H of the training leg")
-    parser.add_argument("--lanes", type=int, default=0, help="lanes of the leg; 0: 128, or 64 on the samples")
-    parser.add_argument("--lr", type=float, default=5e-4, help="learning rate of the leg for 128 lanes")
+    parser.add_argument(
+        "--lanes", type=int, default=0, help="lanes of the leg; 0: 128, or 64 on the samples"
+    )
+    parser.add_argument(
+        "--lr", type=float, default=5e-4, help="learning rate of the leg for 128 lanes"
+    )
     parser.add_argument("--minutes", type=float, default=2.0, help="longest time of the leg")
-    parser.add_argument("--corpus", default=None, help="corpus folder of the leg; default: built from the samples")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[4096, 2048], help="H of the speed table")
-    parser.add_argument("--batches", type=int, nargs="*", default=[128, 256, 512], help="B of the speed table")
+    parser.add_argument(
+        "--corpus", default=None, help="corpus folder of the leg; default: built from the samples"
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[4096, 2048], help="H of the speed table"
+    )
+    parser.add_argument(
+        "--batches", type=int, nargs="*", default=[128, 256, 512], help="B of the speed table"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="repeats in the speed table")
     args = parser.parse_args()
     device = torch.device(DEVICE)
     if not torch.cuda.is_available() or not gpu_kernels.available(device):
-        print("make gpu: this machine has no CUDA device with Triton, so nothing was measured.", file=sys.stderr)
+        print(
+            "make gpu: this machine has no CUDA device with Triton, so nothing was measured.",
+            file=sys.stderr,
+        )
         return 2
     every = not (args.check or args.speed or args.leg)
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda}
+    machine = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
     machine |= {"triton": gpu_kernels.triton.__version__, "python": platform.python_version()}
     path = args.out / "gpu.json"
     report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -443,7 +560,9 @@ def main():
         return 1
     fine = True
     if args.speed or every:
-        fine = section_speed(report, save, [(H, args.batches) for H in args.sizes], 256, args.rounds)
+        fine = section_speed(
+            report, save, [(H, args.batches) for H in args.sizes], 256, args.rounds
+        )
     if args.leg or every:
         fine = section_leg(report, save, args, report.get("ceilings")) and fine
     save()

@@ -16,7 +16,9 @@ HOSTILE = {
     "markdown": "![x](http://outside.example/a.png) $$\\href{javascript:window.hacked=1}{x}$$ <http://outside.example>",
     "controls": "".join(map(chr, range(32))) + "\x7f" + "".join(map(chr, range(0x80, 0xA0))),
     "overrides": "\u202egnp.exe\u202c \u2066isolate \u2067\u2068 \u200f\u200e \u061c \ufeff \u2028line\u2029end",
-    "marks": "e" + "\u0301" * 300 + " \u0301 Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334",
+    "marks": "e"
+    + "\u0301" * 300
+    + " \u0301 Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334",
     "joined": "👩‍🚀👨‍👩‍👧‍👦🇩🇪👍🏽❤️🏴󠁧󠁢󠁥󠁮󠁧󠁿 \u200d\u200d この商品 한국어 هذا المنتج עברית ไทย",
     "not characters": "\ud800 \udfff \ufffe \uffff \U0010ffff \ue000",
     "spaces": " \t\u00a0\u2003\u3000\r\n\r\n\u000b\u000c \u200b" * 20,

@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
 from sync import ROOT, notebooks
 
-from sentiment_kit.files import publish_folder
+from sentiment_kit.data.files import publish_folder
 
 NBS, OUT = ROOT / "nbs", ROOT / "out" / "docs"
 FOLDERS = {"tour": "Tour", "lib": "Library", "runs": "Run notebooks"}
@@ -53,10 +53,14 @@ class Renderer(IPythonRenderer):
         self.page, self.site = page, site
 
     def inline_math(self, body: str, display: str = "inline") -> str:
-        return convert(body.replace(r"\arg", r"\operatorname{arg}"), display=display)  # \arg is not known there
+        return convert(
+            body.replace(r"\arg", r"\operatorname{arg}"), display=display
+        )  # \arg is not known there
 
     def block_math(self, body: str) -> str:
-        return self.inline_math(body, "block").replace("<math", '<math tabindex="0"', 1)  # a wide one can be scrolled
+        return self.inline_math(body, "block").replace(
+            "<math", '<math tabindex="0"', 1
+        )  # a wide one can be scrolled
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         return super().link(text, self.target(url), title)
@@ -80,24 +84,40 @@ class Renderer(IPythonRenderer):
 
 def listing(folder: Path) -> nbformat.NotebookNode:
     "The text files of a folder as one notebook."
-    texts = [f"## {path.name}\n```yaml\n{path.read_text(encoding='utf-8')}```" for path in sorted(folder.iterdir())]
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n\n".join([f"# {folder.name}", *texts]))])
+    texts = [
+        f"## {path.name}\n```yaml\n{path.read_text(encoding='utf-8')}```"
+        for path in sorted(folder.iterdir())
+    ]
+    return nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("\n\n".join([f"# {folder.name}", *texts]))]
+    )
 
 
 def prepare(notebook: nbformat.NotebookNode) -> bool:
     "Without nbdev's directives and machine paths, exported cells tagged, figures as HTML. Are there any?"
     numbers = count()
-    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith(("#| default_exp", "#| hide"))]
+    notebook.cells = [
+        cell for cell in notebook.cells if not cell.source.startswith(("#| default_exp", "#| hide"))
+    ]
     for cell in notebook.cells:
         if cell.source.startswith("#| export"):
             cell.source = cell.source.partition("\n")[2]
             cell.metadata.tags = [*cell.metadata.get("tags", []), "export"]
         if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.source = re.sub(r'"/[^"\n]*/(?=[^"/\n]+")', '"…/', cell.source)  # what was where on some machine
+            cell.source = re.sub(
+                r'"/[^"\n]*/(?=[^"/\n]+")', '"…/', cell.source
+            )  # what was where on some machine
         for output in cell.get("outputs", []):
             if figure := output.get("data", {}).pop(PLOTLY, None):
-                parts = dict(include_plotlyjs=False, full_html=False, validate=False, div_id=f"figure-{next(numbers)}")
-                output.data["text/html"] = to_html({k: figure[k] for k in ("data", "layout")}, **parts)
+                parts = dict(
+                    include_plotlyjs=False,
+                    full_html=False,
+                    validate=False,
+                    div_id=f"figure-{next(numbers)}",
+                )
+                output.data["text/html"] = to_html(
+                    {k: figure[k] for k in ("data", "layout")}, **parts
+                )
     return next(numbers) > 0
 
 
@@ -116,9 +136,15 @@ def navigation(pages: list[Path], here: Path) -> str:
 def read_notebooks(runs: list[Path]) -> dict[Path, nbformat.NotebookNode]:
     "All that becomes a page, in the order of the navigation, by the page's path in the site."
     found = {Path("index.html"): NBS / "index.ipynb"}
-    found |= {path.relative_to(NBS).with_suffix(".html"): path for folder in FOLDERS for path in notebooks(folder)}
     found |= {
-        Path(run.name, f"{path.stem}.html"): path for run in runs for path in sorted(run.glob("notebooks/*.ipynb"))
+        path.relative_to(NBS).with_suffix(".html"): path
+        for folder in FOLDERS
+        for path in notebooks(folder)
+    }
+    found |= {
+        Path(run.name, f"{path.stem}.html"): path
+        for run in runs
+        for path in sorted(run.glob("notebooks/*.ipynb"))
     }
     pages = {page: nbformat.read(path, as_version=4) for page, path in found.items()}
     return pages | {Path("runs/recipes.html"): listing(NBS / "runs" / "recipes")}
@@ -127,19 +153,32 @@ def read_notebooks(runs: list[Path]) -> dict[Path, nbformat.NotebookNode]:
 def build(site: Path, runs: list[Path] = ()) -> list[Path]:
     "Write all pages, and what they share, into a new folder."
     site.mkdir(parents=True)
-    exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=[DictLoader({"page.html.j2": PAGE})])
+    exporter = HTMLExporter(
+        template_file="page.html.j2", extra_loaders=[DictLoader({"page.html.j2": PAGE})]
+    )
     exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    exporter.register_filter("clean_html", lambda html: html)  # nothing here needs it, and it takes half of the time
+    exporter.register_filter(
+        "clean_html", lambda html: html
+    )  # nothing here needs it, and it takes half of the time
     pages = read_notebooks(runs)
     for page, notebook in pages.items():
         renderer = Renderer(page, site)
         exporter.register_filter("markdown2html", MarkdownWithMath(renderer=renderer).render)
-        shown = dict(title=f"{page.stem} · sentiment_kit", up="../" * (len(page.parts) - 1), plotly=prepare(notebook))
-        html, _ = exporter.from_notebook_node(notebook, shown | dict(nav=navigation([*pages], page)))
+        shown = dict(
+            title=f"{page.stem} · sentiment_kit",
+            up="../" * (len(page.parts) - 1),
+            plotly=prepare(notebook),
+        )
+        html, _ = exporter.from_notebook_node(
+            notebook, shown | dict(nav=navigation([*pages], page))
+        )
         (site / page).parent.mkdir(exist_ok=True)
         (site / page).write_text(html, encoding="utf-8")
-    colours = [HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark")]
+    colours = [
+        HtmlFormatter(style=style).get_style_defs(".highlight")
+        for style in ("default", "github-dark")
+    ]
     dark = f"@media (prefers-color-scheme: dark) {{\n{colours[1]}\n}}"
     style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     (site / "style.css").write_text("\n".join([colours[0], dark, style]), encoding="utf-8")

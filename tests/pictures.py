@@ -13,16 +13,17 @@ import numpy as np
 import plotly.graph_objects as go
 from browser import open_tab
 
-from sentiment_kit.checkpoint import latest_checkpoint
-from sentiment_kit.features import ByteFeaturizer, cached_features, record_states
-from sentiment_kit.files import read_json
-from sentiment_kit.heatmap import HeatmapView
-from sentiment_kit.language_model import LanguageModel
-from sentiment_kit.loss_explorer import plot_losses, read_metrics
-from sentiment_kit.neuron import unit_histogram
-from sentiment_kit.reviews import load_dataset, load_splits
-from sentiment_kit.speed import speed_figure
-from sentiment_kit.text import encode
+from sentiment_kit.data.datasets import load_dataset, load_splits
+from sentiment_kit.data.files import read_json
+from sentiment_kit.data.text import encode
+from sentiment_kit.evidence.speed import speed_figure
+from sentiment_kit.looking.heatmap_widget import HeatmapView
+from sentiment_kit.looking.loss_curves import plot_losses
+from sentiment_kit.model.language_model import LanguageModel
+from sentiment_kit.training.checkpoint import latest_checkpoint
+from sentiment_kit.training.metrics import read_metrics
+from sentiment_kit.transfer.features import ByteFeaturizer, cached_features, record_states
+from sentiment_kit.transfer.neuron import unit_histogram
 
 IMAGES = Path(__file__).resolve().parents[1] / "nbs" / "images"
 WIDTH = 860  # CSS pixels; the files have twice as many
@@ -40,7 +41,9 @@ def photograph(html: str, name: str, part: str, pointed: str = "") -> None:
 
 def draw(figure: go.Figure, name: str) -> None:
     "Save a figure as wide as the page."
-    html = figure.update_layout(width=WIDTH).to_html(include_plotlyjs=True, config=dict(displayModeBar=False))
+    html = figure.update_layout(width=WIDTH).to_html(
+        include_plotlyjs=True, config=dict(displayModeBar=False)
+    )
     photograph(f"<style>body {{ margin: 0 }}</style>{html}", name, ".plotly-graph-div")
 
 
@@ -50,16 +53,19 @@ def draw_run(run: Path) -> None:
     model, unit = LanguageModel.from_pretrained(latest_checkpoint(run)), neuron["unit"]
 
     losses = plot_losses({f"{model.config.hidden_size} cells": run}, smoothing=10)
-    losses.data = [line for line in losses.data if len(line.x)]  # the axes of the others would be drawn
+    losses.data = [
+        line for line in losses.data if len(line.x)
+    ]  # the axes of the others would be drawn
     lowest = float(np.nanmin(read_metrics(run)["loss_bits"]))
     draw(losses.update_layout(height=360, yaxis_range=[0.98 * lowest, 1.4 * lowest]), "loss.png")
 
-    asked, how = transfer["labels"], {key: transfer["features"][key] for key in ("state", "pool", "layer")}
+    asked, how = (
+        transfer["labels"],
+        {key: transfer["features"][key] for key in ("state", "pool", "layer")},
+    )
     test = load_splits(asked["given"], asked["text_key"], asked["label_key"])["test"]
     X_NU = cached_features(ByteFeaturizer(model, **how), test.texts, run / "features")
-    title = (
-        f"Unit {unit} on {len(test.texts):,} test texts, {neuron['accuracy']['test']['value']:.1%} on the right side"
-    )
+    title = f"Unit {unit} on {len(test.texts):,} test texts, {neuron['accuracy']['test']['value']:.1%} on the right side"
     draw(unit_histogram(X_NU[:, unit], test.labels, neuron["threshold"], title), "neuron.png")
 
     test, panes = load_dataset("samples")["test"], []
@@ -78,7 +84,9 @@ def draw_run(run: Path) -> None:
 def draw_speed(run: Path) -> None:
     "Shares of the floor of a training step."
     draw(
-        speed_figure(read_json(run / "speed.json")["training"], "Training on two cores, bytes/s on the bars"),
+        speed_figure(
+            read_json(run / "speed.json")["training"], "Training on two cores, bytes/s on the bars"
+        ),
         "speed.png",
     )
     print(f"speed.png: {run.name}")
@@ -87,13 +95,18 @@ def draw_speed(run: Path) -> None:
 def draw_cell(notebook: Path, code: str, name: str) -> None:
     "The figure that a cell of an executed notebook shows."
     [cell] = [cell for cell in nbformat.read(notebook, 4).cells if cell.source.startswith(code)]
-    shown = next(o.data for o in cell.outputs if "application/vnd.plotly.v1+json" in o.get("data", {}))
+    shown = next(
+        o.data for o in cell.outputs if "application/vnd.plotly.v1+json" in o.get("data", {})
+    )
     figure = shown["application/vnd.plotly.v1+json"]
     draw(go.Figure(data=figure["data"], layout=figure["layout"]), name)
     print(f"{name}: {notebook.stem} of {notebook.parents[1].name}")
 
 
-FIGURES = {"64_loss_gap": ("whole.figure", "gap.png"), "66_model_size": ("figure = go.Figure", "sizes.png")}
+FIGURES = {
+    "64_loss_gap": ("whole.figure", "gap.png"),
+    "66_model_size": ("figure = go.Figure", "sizes.png"),
+}
 
 if __name__ == "__main__":
     run = Path(sys.argv[1])

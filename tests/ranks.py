@@ -2,9 +2,11 @@
 
 import torch
 
-from sentiment_kit.distributed import join_world
-from sentiment_kit.language_model import config_from_json
-from sentiment_kit.trainer import Callback, SaveCheckpoint, StopOnNonFinite, TrainConfig, Validate, train, train_rank
+from sentiment_kit.model.language_model import config_from_json
+from sentiment_kit.training.callbacks import Callback, SaveCheckpoint, StopOnNonFinite, Validate
+from sentiment_kit.training.config import TrainConfig
+from sentiment_kit.training.distributed import join_world
+from sentiment_kit.training.trainer import train, train_rank
 
 
 def train_double(config: dict) -> dict:

@@ -8,18 +8,20 @@ import pytest
 from browser import ROOT, Tab, open_lab
 from hostile import HOSTILE
 
-from sentiment_kit.heatmap import HeatmapView, lay_out, number
-from sentiment_kit.text import encode
+from sentiment_kit.data.text import encode
+from sentiment_kit.looking.heatmap import number
+from sentiment_kit.looking.heatmap_widget import HeatmapView
+from sentiment_kit.looking.marks import lay_out
 
 pytestmark = pytest.mark.slow
 
 START = """
 import time, torch, numpy as np
 from IPython.display import display
-from sentiment_kit.features import record_states
-from sentiment_kit.heatmap import HeatmapView, HeatmapWidget, heatmap_numbers
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.ledger import write_ledger
+from sentiment_kit.transfer.features import record_states
+from sentiment_kit.looking.heatmap_widget import HeatmapView, HeatmapWidget, heatmap_numbers
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.looking.ledger import write_ledger
 def fresh(seed, hidden_size=48):
     torch.manual_seed(seed)
     return LanguageModel(LanguageModelConfig(hidden_size=hidden_size, embed_size=8))
@@ -44,7 +46,10 @@ def heatmap(page, n=0):
 
 def told(widget):
     "The table under the text: unit → the other cells."
-    rows = [row.locator("th, td").all_inner_texts() for row in widget.locator(".skh-table tbody tr").all()]
+    rows = [
+        row.locator("th, td").all_inner_texts()
+        for row in widget.locator(".skh-table tbody tr").all()
+    ]
     return {row[0]: row[1:] for row in rows}
 
 
@@ -71,9 +76,14 @@ def test_every_control(lab):
     tints = np.array(view.evaluate(TINTS)) / 0.62
     np.testing.assert_allclose(tints, np.abs(values) / scale, atol=0.02)  # forty steps
     swatches = widget.locator(".skh-swatches > span")
-    assert [swatches.first.inner_text(), swatches.last.inner_text()] == [number(-scale), number(scale)]
+    assert [swatches.first.inner_text(), swatches.last.inner_text()] == [
+        number(-scale),
+        number(scale),
+    ]
 
-    g = next(g for g, mark in enumerate(marks) if "👩" in mark.shown)  # hover: one character of eleven bytes
+    g = next(
+        g for g, mark in enumerate(marks) if "👩" in mark.shown
+    )  # hover: one character of eleven bytes
     view.locator(f"[data-g='{g}']").hover()
     assert widget.locator(".skh-glyph").inner_text() == "👩‍🚀"
     assert widget.locator("code").inner_text() == "f0 9f 91 a9 e2 80 8d f0 9f 9a 80"
@@ -83,7 +93,9 @@ def test_every_control(lab):
     assert percentile == f"{rank:.0f}%"
     assert view.locator(".skh-at").count() == 1
 
-    pick_unit(widget, "unit 3: choose another", "17")  # recorded: the page does it alone, Python is told
+    pick_unit(
+        widget, "unit 3: choose another", "17"
+    )  # recorded: the page does it alone, Python is told
     assert lab.python("[widget.units, widget.shown]") == [[3, 17], [17]]
     assert "unit 17" in told(widget)
     pick_unit(widget, "unit 17: choose another", "45")  # not recorded: Python reads
@@ -112,7 +124,9 @@ def test_every_control(lab):
     flip.click()
     assert lab.python("widget.flipped") == [] and told(widget)["unit 3"][0] == before
 
-    widget.get_by_role("button", name="unit 3: choose another").click()  # the list, by weight and by stars
+    widget.get_by_role(
+        "button", name="unit 3: choose another"
+    ).click()  # the list, by weight and by stars
     facts = widget.locator(".skh-option").first.inner_text()
     best = lab.python("int(np.argmax(np.abs(np.frombuffer(widget.choices['weight'], '<f4'))))")
     assert f"unit {best}" in facts and "weight" in facts and "r ★" in facts
@@ -124,7 +138,9 @@ def test_every_control(lab):
     search.fill("99")
     assert "0 … 47" in widget.locator(".skh-picker").inner_text()
     search.press("Escape")
-    assert search.is_hidden() and page.evaluate("document.activeElement.dataset.control") == "unit 0"
+    assert (
+        search.is_hidden() and page.evaluate("document.activeElement.dataset.control") == "unit 0"
+    )
 
     view.locator(f"[data-g='{g}']").click()  # top units of a character
     assert lab.wait("widget.top.get('stop')") == marks[g].stop
@@ -147,7 +163,10 @@ def test_every_control(lab):
         f"(lambda l: [l.write_T.tolist(), l.contribution_T.tolist()])(write_ledger(model, {text!r}, {moved}))"
     )
     written, kept = [sum(entry[marks[g - 1].stop : marks[g].stop]) for entry in entries]
-    assert (wrote, left) == (number(written), number(kept)) and survives == f"{100 * kept / written:.1f}%"
+    assert (wrote, left) == (
+        number(written),
+        number(kept),
+    ) and survives == f"{100 * kept / written:.1f}%"
     lab.screenshot(f"heatmap_ledger_{lab.theme}", widget)
     widget.get_by_role("button", name="Ledger").click()
     assert lab.python("[widget.view, widget.ledgers]") == ["state", {}]
@@ -160,7 +179,9 @@ def test_every_control(lab):
     page.wait_for_function("document.querySelector('.skh-view').textContent.endsWith('Not good␣')")
     assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
     lab.python("setattr(widget, 'texts', ['From Python.'])")
-    page.wait_for_function("document.querySelector('.skh-view').textContent.includes('From Python.')")
+    page.wait_for_function(
+        "document.querySelector('.skh-view').textContent.includes('From Python.')"
+    )
     assert lab.python("setattr(widget, 'units', [3, 99])") is None
     widget.get_by_role("alert").get_by_text("not all in 0 … 47").wait_for()
     assert lab.python("widget.units == widget.picture['units']")
@@ -168,7 +189,9 @@ def test_every_control(lab):
 
 
 def test_keys_move_in_the_text_and_stay_in_the_widget(lab):
-    page = lab.run([START, "widget = HeatmapWidget(model, 'one two three ' * 30, [1, 2])", "widget"])
+    page = lab.run(
+        [START, "widget = HeatmapWidget(model, 'one two three ' * 30, [1, 2])", "widget"]
+    )
     widget = heatmap(page)
     view = widget.locator(".skh-view")
     view.focus()
@@ -202,13 +225,21 @@ def test_keys_move_in_the_text_and_stay_in_the_widget(lab):
             "z",
         ):  # the notebook has commands there
             page.keyboard.press(key)
-            assert page.evaluate("panel.content.widgets.map(cell => cell.model.type)") == ["code"] * 3, (place, key)
+            assert (
+                page.evaluate("panel.content.widgets.map(cell => cell.model.type)") == ["code"] * 3
+            ), (place, key)
         assert page.locator(".jp-Dialog").count() == 0
     view.focus()
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement !== document.querySelector('.skh-view')"), "no trap"
-    controls = "[...document.querySelectorAll('.skh button, .skh textarea, .skh summary, .skh-view')]"
-    assert page.evaluate(f"{controls}.every(control => control.tabIndex === 0)") and lab.errors == []
+    assert page.evaluate("document.activeElement !== document.querySelector('.skh-view')"), (
+        "no trap"
+    )
+    controls = (
+        "[...document.querySelectorAll('.skh button, .skh textarea, .skh summary, .skh-view')]"
+    )
+    assert (
+        page.evaluate(f"{controls}.every(control => control.tabIndex === 0)") and lab.errors == []
+    )
 
 
 def test_models_and_texts_side_by_side_and_several_widgets(lab):
@@ -223,16 +254,25 @@ def test_models_and_texts_side_by_side_and_several_widgets(lab):
     assert two.locator(".skh-title").all_inner_texts() == ["first", "second"]
     two.locator(".skh-view").first.locator("[data-g='5']").hover()
     assert list(told(two)) == ["unit 3 / 5, first", "unit 3 / 5, second"]
-    values = lab.python("[np.frombuffer(p['values'], '<f4').reshape(2, -1)[0].tolist() for p in two.picture['panes']]")
+    values = lab.python(
+        "[np.frombuffer(p['values'], '<f4').reshape(2, -1)[0].tolist() for p in two.picture['panes']]"
+    )
     assert [cells[0] for cells in told(two).values()] == [number(v[5]) for v in values]
     scale = max(np.abs(v).max() for v in values)  # one for both
     assert two.locator(".skh-swatches > span").last.inner_text() == number(scale)
-    x = [pane.bounding_box()["x"] for pane in (*two.locator(".skh-view").all(), *texts.locator(".skh-view").all())]
+    x = [
+        pane.bounding_box()["x"]
+        for pane in (*two.locator(".skh-view").all(), *texts.locator(".skh-view").all())
+    ]
     assert x[1] > x[0] + 300 and x[3] > x[2] + 300, "side by side"
     texts.get_by_role("textbox", name="text 2").fill("It works now.")
     assert lab.wait("texts.texts == ['It works.', 'It works now.']")
-    page.wait_for_function("document.querySelectorAll('.skh-view')[3].textContent.includes('works now')")
-    assert two.get_by_role("textbox").input_value() == "The same words.", "the other widget is left alone"
+    page.wait_for_function(
+        "document.querySelectorAll('.skh-view')[3].textContent.includes('works now')"
+    )
+    assert two.get_by_role("textbox").input_value() == "The same words.", (
+        "the other widget is left alone"
+    )
 
     for n in range(1, 30):
         lab.python(f"view.show([('live', {b'so good' * n!r}, np.ones((1, {7 * n})))])")
@@ -244,7 +284,9 @@ def test_models_and_texts_side_by_side_and_several_widgets(lab):
 
 
 def test_a_long_text_is_read_when_asked(lab):
-    page = lab.run([START, "widget = HeatmapWidget(model, 'word after word ' * 400, [1])", "widget"])
+    page = lab.run(
+        [START, "widget = HeatmapWidget(model, 'word after word ' * 400, [1])", "widget"]
+    )
     widget = heatmap(page)
     widget.get_by_text("Type", exact=True).click()  # closed at first
     box = widget.get_by_role("textbox")
@@ -288,13 +330,18 @@ def check_innocent(page, view, text, skeleton):
     rows = view.evaluate(ROWS)
     assert rows == drawn(text) or (drawn(text).startswith(rows) and view.evaluate(MORE))
     assert page.evaluate("window.hacked") is None and page.evaluate("({}).hacked") is None
-    tags = page.evaluate("[...new Set([...document.querySelectorAll('.skh-view *')].map(x => x.tagName))].sort()")
+    tags = page.evaluate(
+        "[...new Set([...document.querySelectorAll('.skh-view *')].map(x => x.tagName))].sort()"
+    )
     assert tags == ["DIV", "SPAN", "path", "svg"] and page.evaluate(skeleton[0]) == skeleton[1]
 
 
 def test_hostile_texts_change_nothing_but_the_picture(lab, tmp_path):
     page = lab.run([START, "widget = HeatmapWidget(model, '', [3, 17])", "widget"])
-    view, count = heatmap(page).locator(".skh-view"), "document.querySelectorAll('.jp-OutputArea *:not(.skh *)').length"
+    view, count = (
+        heatmap(page).locator(".skh-view"),
+        "document.querySelectorAll('.jp-OutputArea *:not(.skh *)').length",
+    )
     page.wait_for_selector(".skh-row")
     skeleton = (count, page.evaluate(count))
     for name, text in HOSTILE.items():
@@ -309,10 +356,15 @@ def test_hostile_texts_change_nothing_but_the_picture(lab, tmp_path):
         check_innocent(page, view, text, skeleton)
         view.locator(".skh-mark").last.hover()
         assert lab.python("widget.error") == "", name
-    lab.python(f"widget.show([({HOSTILE['script']!r}, b'x', np.ones((1, 1)))], units=[{HOSTILE['image']!r}])")
+    lab.python(
+        f"widget.show([({HOSTILE['script']!r}, b'x', np.ones((1, 1)))], units=[{HOSTILE['image']!r}])"
+    )
     page.wait_for_function("document.querySelector('.skh-title')")
     assert heatmap(page).locator(".skh-title").inner_text() == HOSTILE["script"]
-    assert page.evaluate("window.hacked") is None and page.locator(".skh img, .skh script").count() == 0
+    assert (
+        page.evaluate("window.hacked") is None
+        and page.locator(".skh img, .skh script").count() == 0
+    )
     assert heatmap(page).get_by_role("textbox").count() == 0
     assert lab.errors == [] and lab.outside == []
 
@@ -342,7 +394,9 @@ def offline(lab):
 
 
 def test_saving(lab, tmp_path):
-    make = "widget = HeatmapWidget(model, ['It broke. Café ﷽ 👩‍🚀', 'Fine </script>\\ufffe'], [3, 17])"
+    make = (
+        "widget = HeatmapWidget(model, ['It broke. Café ﷽ 👩‍🚀', 'Fine </script>\\ufffe'], [3, 17])"
+    )
     page = lab.run([START, make, "widget"])
     widget = heatmap(page)
     page.wait_for_selector(".skh-row")
@@ -361,13 +415,18 @@ def test_saving(lab, tmp_path):
     lab.python("widget.save('asked.png')")
     assert lab.wait("__import__('pathlib').Path('asked.png').exists()")
     assert png_size((lab.folder / "asked.png").read_bytes()) == (wide, high)
-    (ROOT / "out" / "screenshots" / f"heatmap_png_{lab.theme}.png").write_bytes(files["PNG"].read_bytes())
+    (ROOT / "out" / "screenshots" / f"heatmap_png_{lab.theme}.png").write_bytes(
+        files["PNG"].read_bytes()
+    )
 
     with offline(lab) as tab:
         tab.page.goto(files["HTML"].as_uri())
         file = tab.page.locator(".skh")
         tab.page.wait_for_selector(".skh-row")
-        assert file.locator(".skh-row").first.inner_text() == widget.locator(".skh-row").first.inner_text()
+        assert (
+            file.locator(".skh-row").first.inner_text()
+            == widget.locator(".skh-row").first.inner_text()
+        )
         assert tab.page.locator("textarea").count() == 0
         file.get_by_role("button", name="Ledger").click()
         pick_unit(file, "unit 3: choose another", "17")
@@ -386,7 +445,9 @@ def test_saving(lab, tmp_path):
 
 def test_hostile_texts_in_a_saved_file(lab, tmp_path):
     view = HeatmapView()
-    panes = [(text[:200], encode(text), np.ones((1, len(encode(text))))) for text in HOSTILE.values()]
+    panes = [
+        (text[:200], encode(text), np.ones((1, len(encode(text))))) for text in HOSTILE.values()
+    ]
     view.show(
         [(title.encode("utf-8", "replace").decode(), *rest) for title, *rest in panes],
         units=[HOSTILE["end of a script"]],
@@ -395,7 +456,10 @@ def test_hostile_texts_in_a_saved_file(lab, tmp_path):
     with offline(lab) as tab:
         tab.page.goto((tmp_path / "hostile.html").as_uri())
         tab.page.wait_for_selector(".skh-row")
-        assert tab.page.locator(".skh-view").count() == 20 and tab.page.evaluate("window.hacked") is None
+        assert (
+            tab.page.locator(".skh-view").count() == 20
+            and tab.page.evaluate("window.hacked") is None
+        )
         for shown, text in zip(tab.page.locator(".skh-view").all(), HOSTILE.values(), strict=True):
             rows = shown.evaluate(ROWS)
             assert rows == drawn(text) or (drawn(text).startswith(rows) and shown.evaluate(MORE))
@@ -432,7 +496,9 @@ KEY = """() => {
 def report(name, times, limit):
     "Prints what was measured; the limit is for the quicker quarter, for other work on the machine only adds."
     low, middle, high = np.quantile(times, [0.25, 0.5, 1])
-    print(f"{name}: quarter {low:.0f} ms, median {middle:.0f} ms, longest {high:.0f} ms (limit {limit})")
+    print(
+        f"{name}: quarter {low:.0f} ms, median {middle:.0f} ms, longest {high:.0f} ms (limit {limit})"
+    )
     assert low <= limit, name
 
 
@@ -472,7 +538,11 @@ def test_unit_switch_and_first_paint(lab, size):
     report(f"first paint of {size} recorded characters", times, 1_000)
     clicks = [page.evaluate(SWITCH, ["unit 0", unit]) for unit in (1, 5, 2, 7, 3, 0, 6, 4)]
     assert all(changed for _, changed in clicks)
-    report(f"unit switch on {size} characters", [time for time, _ in clicks], 100 if size < 10_000 else 300)
+    report(
+        f"unit switch on {size} characters",
+        [time for time, _ in clicks],
+        100 if size < 10_000 else 300,
+    )
     page.locator(".skh-view").first.evaluate("view => { view.scrollTop = view.scrollHeight }")
     page.wait_for_function(f"document.querySelector('.skh-view [data-g=\"{size - 1}\"]')")
     assert lab.errors == []
@@ -493,5 +563,7 @@ def test_keystroke_to_recolour(lab):
     page.evaluate("stamps.length = 0")
     page.keyboard.type("as fast as it goes, without waiting")
     assert lab.wait("'without waiting' in widget.texts[0]")
-    page.wait_for_function("document.querySelector('.skh-view').textContent.includes('without waiting')")
+    page.wait_for_function(
+        "document.querySelector('.skh-view').textContent.includes('without waiting')"
+    )
     assert lab.errors == []

@@ -8,10 +8,11 @@ import pytest
 from browser import open_lab, open_tab
 from hostile import HOSTILE
 
-from sentiment_kit.loss_explorer import losses_page, plot_losses
+from sentiment_kit.looking.loss_curves import plot_losses
+from sentiment_kit.looking.loss_explorer import losses_page
 
 pytestmark = pytest.mark.slow
-START = "from sentiment_kit.loss_explorer import LossExplorer\nexplorer = LossExplorer({}, every=0.2, {})"
+START = "from sentiment_kit.looking.loss_explorer import LossExplorer\nexplorer = LossExplorer({}, every=0.2, {})"
 PLOT = "document.querySelector('.losses .js-plotly-plot')"
 DRAWN = "() => [...document.querySelectorAll('.losses .js-plotly-plot')].some(plot => plot.data?.length)"
 # Milliseconds from a choice of points to smooth over to the frame that says it, in window.smoothed.
@@ -41,10 +42,20 @@ def make_run(folder, steps, seed=0, floor=1.0):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "metrics.jsonl", "w") as f:
         for step in range(1, steps + 1):
-            row = dict(step=step, bytes=step * 16_384, epoch=step / steps, seconds=step * 0.5, lr=5e-4)
-            row |= dict(loss_bits=floor + 5 * step**-0.4 + rng.normal(0, 0.05) + 2 * (step == 31_415))
+            row = dict(
+                step=step, bytes=step * 16_384, epoch=step / steps, seconds=step * 0.5, lr=5e-4
+            )
+            row |= dict(
+                loss_bits=floor + 5 * step**-0.4 + rng.normal(0, 0.05) + 2 * (step == 31_415)
+            )
             if step % (steps // 10) == 0:
-                row |= dict(valid_bits=floor + 5 * step**-0.4, split="valid", reset="shard", lanes=8, probe_all=0.8)
+                row |= dict(
+                    valid_bits=floor + 5 * step**-0.4,
+                    split="valid",
+                    reset="shard",
+                    lanes=8,
+                    probe_all=0.8,
+                )
             f.write(json.dumps(row) + "\n")
     return folder
 
@@ -62,7 +73,13 @@ def test_in_jupyterlab(tmp_path, dark):
     make_run(tmp_path / "runs/small", 300)
     make_run(tmp_path / "runs/large", 3_000, seed=1, floor=0.8)
     gap = {"bits": -0.02, "low": -0.03, "high": -0.01}
-    gap = {"version": 1, "level": 0.95, "gap": gap, "terms": [{"name": "moving weights"} | gap], "words": "Made up."}
+    gap = {
+        "version": 1,
+        "level": 0.95,
+        "gap": gap,
+        "terms": [{"name": "moving weights"} | gap],
+        "words": "Made up.",
+    }
     (tmp_path / "runs/large/gap.json").write_text(json.dumps(gap))
     with open_lab(tmp_path, dark=dark, size=(1400, 1200)) as lab:
         page = show(lab, "['runs/small', 'runs/large', 'runs/next']")
@@ -83,7 +100,9 @@ def test_in_jupyterlab(tmp_path, dark):
         assert lab.axe(".jp-OutputArea-output .losses") == []
         lab.screenshot(f"loss_explorer_{'dark' if dark else 'light'}", out)
         ink = page.evaluate("getComputedStyle(document.querySelector('.losses .xtick text')).fill")
-        assert (sum(map(int, ink.strip("rgba()").split(",")[:3])) > 380) == dark  # light ink on a dark page
+        assert (
+            sum(map(int, ink.strip("rgba()").split(",")[:3])) > 380
+        ) == dark  # light ink on a dark page
 
         # controls
         out.get_by_role("button", name="steps").click()
@@ -91,8 +110,12 @@ def test_in_jupyterlab(tmp_path, dark):
         out.get_by_label("gradient norm").check()
         page.wait_for_function(f"{PLOT}._fullLayout.yaxis4?.visible")
         out.get_by_label("mean of").select_option("100 points")
-        page.wait_for_function("document.querySelector('.losses .legend').textContent.includes('about 100 points')")
-        assert lab.python("[explorer.controls[name].value for name in ('x', 'grad_norm', 'smoothing')]") == [
+        page.wait_for_function(
+            "document.querySelector('.losses .legend').textContent.includes('about 100 points')"
+        )
+        assert lab.python(
+            "[explorer.controls[name].value for name in ('x', 'grad_norm', 'smoothing')]"
+        ) == [
             "steps",
             True,
             100,
@@ -108,10 +131,14 @@ def test_in_jupyterlab(tmp_path, dark):
         before = page.evaluate(f"{PLOT}.data.length")
         page.evaluate(f"window.kept = {PLOT}.querySelector('.main-svg')")
         with open(tmp_path / "runs/small/metrics.jsonl", "a") as f:
-            f.write(json.dumps(dict(step=301, bytes=301 * 16_384, seconds=151, loss_bits=1.2345)) + "\n")
+            f.write(
+                json.dumps(dict(step=301, bytes=301 * 16_384, seconds=151, loss_bits=1.2345)) + "\n"
+            )
         make_run(tmp_path / "runs/next", 200, seed=2)
         page.wait_for_function("document.querySelector('.losses').innerText.includes('step 301')")
-        page.wait_for_function(f"{PLOT}.data.some(line => line.name === 'next' && line.x.length === 200)")
+        page.wait_for_function(
+            f"{PLOT}.data.some(line => line.name === 'next' && line.x.length === 200)"
+        )
         assert page.evaluate(f"{PLOT}.data.length") == before and page.evaluate(
             f"kept === {PLOT}.querySelector('.main-svg')"
         )
@@ -120,7 +147,9 @@ def test_in_jupyterlab(tmp_path, dark):
         # kept: written by the kernel, and the camera of the browser
         out.get_by_label("save as").fill("kept.html")
         out.get_by_role("button", name="save").click()
-        page.wait_for_function("document.querySelector('.losses').innerText.includes('kept.html written')")
+        page.wait_for_function(
+            "document.querySelector('.losses').innerText.includes('kept.html written')"
+        )
         with page.expect_download() as download:
             out.locator("[data-title^='Download plot']").first.click()
         assert download.value.path().read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -160,7 +189,9 @@ def test_50_000_points_stay_fluid(tmp_path, capsys):
             page.wait_for_timeout(500)
         times = {"hover": hover, "smoothing": page.evaluate("window.smoothed")}
         with capsys.disabled():
-            print("\n4 runs of 50,000 lines, ms:", {k: np.round(v).tolist() for k, v in times.items()})
+            print(
+                "\n4 runs of 50,000 lines, ms:", {k: np.round(v).tolist() for k, v in times.items()}
+            )
         assert hover < 100 and statistics.median(times["smoothing"]) < 1_500
         assert lab.errors == []
 
@@ -168,7 +199,9 @@ def test_50_000_points_stay_fluid(tmp_path, capsys):
 def test_hostile_names_change_nothing_but_the_picture(tmp_path):
     run = make_run(tmp_path / "run", 50)
     figure = plot_losses({f"{n} {text[:200]}": run for n, text in enumerate(HOSTILE.values())})
-    (tmp_path / "page.html").write_text(losses_page(figure, title=HOSTILE["end of a script"]), "utf-8")
+    (tmp_path / "page.html").write_text(
+        losses_page(figure, title=HOSTILE["end of a script"]), "utf-8"
+    )
     with open_tab() as tab:
         tab.page.goto((tmp_path / "page.html").as_uri())
         tab.page.wait_for_selector(".legend .traces")

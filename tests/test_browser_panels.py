@@ -12,21 +12,21 @@ HOSTILE = [
 ]
 MODEL = """
 import numpy as np, torch
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.reviews import Texts, load_dataset
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.data.datasets import Texts, load_dataset
 torch.manual_seed(0)
 model = LanguageModel(LanguageModelConfig(hidden_size=64, embed_size=16)).eval()
 data = load_dataset("samples")
 """
 MAP = f"""
-from sentiment_kit.neuron_map import NeuronMap
+from sentiment_kit.looking.neuron_map import NeuronMap
 test = data["test"]
 data["test"] = Texts({HOSTILE!r} + test.texts[3:], test.labels)
 panel = NeuronMap(model, data, k=3)
 panel
 """
 STEERING = """
-from sentiment_kit.steering import SteeringPanel
+from sentiment_kit.looking.steering import SteeringPanel
 panel = SteeringPanel(model, 3, data["valid"].texts[:10], "The", n_bytes=5000)
 panel
 """
@@ -91,7 +91,10 @@ def test_steering_while_cells_run_and_stop(lab):
     page.wait_for_timeout(500)
     assert 50 < n < 5000 and lab.python(written) == n
     text = lab.python("panel.pair.encoded[1].decode('utf-8', 'replace')")
-    assert f"{n - lab.python('panel.pair.start'):,} bytes written" in shown.inner_text() and text.startswith("\n The")
+    assert (
+        f"{n - lab.python('panel.pair.start'):,} bytes written" in shown.inner_text()
+        and text.startswith("\n The")
+    )
     shown.get_by_text("bought").or_(shown.locator("[class*=skh] span")).first.click()  # a character
     quiet(lab)
     assert lab.axe(".jp-OutputArea") == []

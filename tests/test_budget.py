@@ -10,25 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from sentiment_kit import budget
-from sentiment_kit.budget import (
-    CARDS,
-    Ceilings,
-    card_ceilings,
+from sentiment_kit.data.files import KitError
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.loss import cross_entropy
+from sentiment_kit.model.recurrence import run_forward
+from sentiment_kit.training import budget
+from sentiment_kit.training.budget import (
     count_flops,
     count_memory,
     count_parameters,
     data_parallel,
     floor_seconds,
     largest_batch,
-    measure_ceilings,
     plan,
 )
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.loss import cross_entropy
-from sentiment_kit.recurrence import run_forward
-from sentiment_kit.trainer import TrainConfig
+from sentiment_kit.training.ceilings import CARDS, Ceilings, card_ceilings, measure_ceilings
+from sentiment_kit.training.config import TrainConfig
 
 CONFIGS = [
     LanguageModelConfig(),
@@ -50,7 +47,9 @@ configs = st.builds(
     n_layers=st.integers(1, 4),
     weight_norm=st.booleans(),
 )
-halves = st.sampled_from([(name, precision) for name, card in CARDS.items() for precision in card.tflops])
+halves = st.sampled_from(
+    [(name, precision) for name, card in CARDS.items() for precision in card.tflops]
+)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -91,20 +90,39 @@ def test_activations_hold_what_the_tape_really_holds(cell, precision):
     tape = run_forward(zx, mx, w_h, w_mh, zero_BH, zero_BH, ids_TB, None, precision, keep=True)
     kept = {id(t): t for t in vars(tape).values() if isinstance(t, torch.Tensor)}.values()
     held = sum(t[:T].numel() * t.element_size() for t in kept)
-    planned = count_memory(LanguageModelConfig(cell, V, 4, H), B, T, precision, "cpu")["activations"]
+    planned = count_memory(LanguageModelConfig(cell, V, 4, H), B, T, precision, "cpu")[
+        "activations"
+    ]
     assert planned == held + T * B * (4 * V + max(4 * H, 8 * V))
 
 
 def test_memory_of_parameters_is_16_bytes_each_with_adam_and_4_with_masters_on_the_cpu():
     config = replace(CONFIGS[0], weight_norm=False)
     P = sum(count_parameters(config).values())
-    fp32, half = count_memory(config, 128, 256, "fp32"), count_memory(config, 128, 256, "fp16", masters="cpu")
-    assert fp32["parameters"] + fp32["gradients"] + fp32["optimizer"] == 16 * P and fp32["host"] == 12 * P
-    assert half["parameters"] + half["gradients"] == 4 * P and half["optimizer"] == 0 and half["host"] == 28 * P
-    assert fp32["effective weights"] == half["effective weights"] == 0, "the parameters themselves multiply"
-    many, here = count_memory(config, 128, 256, "fp32", n_gpus=8), count_memory(config, 128, 256, "fp32", "cpu")
+    fp32, half = (
+        count_memory(config, 128, 256, "fp32"),
+        count_memory(config, 128, 256, "fp16", masters="cpu"),
+    )
+    assert (
+        fp32["parameters"] + fp32["gradients"] + fp32["optimizer"] == 16 * P
+        and fp32["host"] == 12 * P
+    )
+    assert (
+        half["parameters"] + half["gradients"] == 4 * P
+        and half["optimizer"] == 0
+        and half["host"] == 28 * P
+    )
+    assert fp32["effective weights"] == half["effective weights"] == 0, (
+        "the parameters themselves multiply"
+    )
+    many, here = (
+        count_memory(config, 128, 256, "fp32", n_gpus=8),
+        count_memory(config, 128, 256, "fp32", "cpu"),
+    )
     assert fp32["gradient sum"] == 0 and many == fp32 | {"gradient sum": 4 * P}
-    assert here["snapshot"] == 12 * P and here["host"] == fp32["snapshot"] == 0, "a CPU has one memory"
+    assert here["snapshot"] == 12 * P and here["host"] == fp32["snapshot"] == 0, (
+        "a CPU has one memory"
+    )
 
 
 @pytest.mark.parametrize(("lanes", "million"), [(128, 0.88), (256, 1.47), (512, 1.54)])
@@ -114,11 +132,15 @@ def test_h100_floors_of_the_design(lanes, million):
     assert plan(CONFIGS[0], ceilings, lanes, precision="bf16").floor_bytes_per_s == pytest.approx(
         million * 1e6, rel=0.01
     )
-    assert plan(CONFIGS[0], "H100", lanes, precision="bf16").floor_bytes_per_s == pytest.approx(million * 1e6, rel=0.01)
+    assert plan(CONFIGS[0], "H100", lanes, precision="bf16").floor_bytes_per_s == pytest.approx(
+        million * 1e6, rel=0.01
+    )
 
 
 def test_reading_weights_bounds_few_lanes_and_arithmetic_many():
-    loop = {B: floor_seconds(CONFIGS[0], B, 256, H100)["loop forward"] for B in (1, 128, 256, 512, 1024)}
+    loop = {
+        B: floor_seconds(CONFIGS[0], B, 256, H100)["loop forward"] for B in (1, 128, 256, 512, 1024)
+    }
     assert loop[1] == loop[128] == loop[256] and loop[1024] == 2 * loop[512] > 2 * loop[256] * 0.9
     read = 256 * 5 * 4096**2 * 2 / H100.bytes_per_s
     assert loop[1] == pytest.approx(read)
@@ -129,7 +151,9 @@ def test_reading_weights_bounds_few_lanes_and_arithmetic_many():
 
 
 @settings(deadline=None, max_examples=60)
-@given(configs, halves, st.integers(1, 600), st.integers(1, 300), st.sampled_from(["device", "cpu"]))
+@given(
+    configs, halves, st.integers(1, 600), st.integers(1, 300), st.sampled_from(["device", "cpu"])
+)
 def test_largest_batch_fits_and_one_more_block_does_not(config, card, lanes, seq_len, masters):
     name, precision = card
     masters = masters if precision != "fp32" else "device"
@@ -147,16 +171,25 @@ def test_largest_batch_fits_and_one_more_block_does_not(config, card, lanes, seq
 def test_more_never_needs_less(config, card, lanes, seq_len):
     name, precision = card
     base = plan(config, name, lanes, seq_len, precision)
-    for larger in (replace(config, hidden_size=config.hidden_size + 1), replace(config, n_layers=config.n_layers + 1)):
+    for larger in (
+        replace(config, hidden_size=config.hidden_size + 1),
+        replace(config, n_layers=config.n_layers + 1),
+    ):
         more = plan(larger, name, lanes, seq_len, precision)
         assert more.memory_bytes > base.memory_bytes and more.flops_per_byte > base.flops_per_byte
-    for more in (plan(config, name, lanes + 1, seq_len, precision), plan(config, name, lanes, seq_len + 1, precision)):
+    for more in (
+        plan(config, name, lanes + 1, seq_len, precision),
+        plan(config, name, lanes, seq_len + 1, precision),
+    ):
         assert more.memory_bytes > base.memory_bytes
         assert sum(more.seconds.values()) >= sum(base.seconds.values())
         assert more.floor_bytes_per_s >= base.floor_bytes_per_s * (1 - 1e-9), (
             "larger steps are never slower by the byte"
         )
-    assert base.memory_bytes == sum(base.memory.values()) - base.memory["host"] and min(base.seconds.values()) >= 0
+    assert (
+        base.memory_bytes == sum(base.memory.values()) - base.memory["host"]
+        and min(base.seconds.values()) >= 0
+    )
     if precision != "fp32" and config.weight_norm:
         assert plan(config, name, lanes, seq_len, precision, "cpu").memory_bytes < base.memory_bytes
 
@@ -179,16 +212,25 @@ def test_data_parallel_is_a_ring(seconds, n_parameters, n_gpus, link):
     together = data_parallel(seconds, 32768, n_parameters, n_gpus, link)
     assert 0 < together.efficiency <= 1
     assert together.bytes_per_s == pytest.approx(n_gpus * alone.bytes_per_s * together.efficiency)
-    assert data_parallel(seconds, 32768, n_parameters, n_gpus + 1, link).efficiency < together.efficiency
-    assert data_parallel(seconds, 32768, n_parameters, n_gpus, 2 * link).efficiency >= together.efficiency
+    assert (
+        data_parallel(seconds, 32768, n_parameters, n_gpus + 1, link).efficiency
+        < together.efficiency
+    )
+    assert (
+        data_parallel(seconds, 32768, n_parameters, n_gpus, 2 * link).efficiency
+        >= together.efficiency
+    )
     free = data_parallel(seconds, 32768, n_parameters, 2, link, latency_s=0.0)
-    assert free.reduce_seconds == pytest.approx(n_parameters * 4 / (link * 1e9)), "two devices: each sends P numbers"
+    assert free.reduce_seconds == pytest.approx(n_parameters * 4 / (link * 1e9)), (
+        "two devices: each sends P numbers"
+    )
 
 
 def test_efficiency_does_not_depend_on_the_hidden_size():
     "Gradients and products both grow as H²: a ring costs large and small models the same share."
     shares = [
-        plan(c, "A100 80GB", 1024, precision="bf16", n_gpus=8, link_gb_per_s=50).scaling.efficiency for c in CONFIGS[:2]
+        plan(c, "A100 80GB", 1024, precision="bf16", n_gpus=8, link_gb_per_s=50).scaling.efficiency
+        for c in CONFIGS[:2]
     ]
     assert shares[0] == pytest.approx(shares[1], abs=0.01) and 0.5 < shares[0] < 0.99
 
@@ -215,7 +257,9 @@ def test_a_train_config_brings_its_own_batch_length_and_precision():
 
 
 def test_a_plan_reads_well():
-    p = plan(CONFIGS[0], "H100", 1024, precision="bf16", masters="cpu", n_gpus=8, corpus_bytes=38 * 10**9)
+    p = plan(
+        CONFIGS[0], "H100", 1024, precision="bf16", masters="cpu", n_gpus=8, corpus_bytes=38 * 10**9
+    )
     text = str(p)
     for expected in (
         "8 x H100 80GB SXM",
@@ -226,9 +270,14 @@ def test_a_plan_reads_well():
         "efficiency",
     ):
         assert expected in text
-    assert text.endswith(p.sentence()) and p.sentence().startswith("H = 4096 with 128 lanes x 256 bytes fits")
+    assert text.endswith(p.sentence()) and p.sentence().startswith(
+        "H = 4096 with 128 lanes x 256 bytes fits"
+    )
     assert max(map(len, text.splitlines())) < 200
-    assert p._repr_markdown_().startswith("| | |\n|---|---|\n| model |") and p.sentence() in p._repr_markdown_()
+    assert (
+        p._repr_markdown_().startswith("| | |\n|---|---|\n| model |")
+        and p.sentence() in p._repr_markdown_()
+    )
     plain = str(plan(CONFIGS[0], HERE, 8))
     assert not any(word in plain for word in ("host memory", "all-reduce", "epoch", "None"))
 
@@ -237,9 +286,18 @@ def test_every_card_is_whole_and_says_where_it_comes_from():
     for name, card in CARDS.items():
         for precision in card.tflops:
             ceilings = card_ceilings(name, precision)
-            assert ceilings.device == name and ceilings.kind == "cuda" and card.source in ceilings.source
-            assert ceilings.flop_per_s < card.tflops[precision] * 1e12 and ceilings.bytes_per_s < card.gb_per_s * 1e9
-    assert H100.flop_per_s == pytest.approx(800e12, rel=0.01) and H100.bytes_per_s == pytest.approx(3e12, rel=0.01)
+            assert (
+                ceilings.device == name
+                and ceilings.kind == "cuda"
+                and card.source in ceilings.source
+            )
+            assert (
+                ceilings.flop_per_s < card.tflops[precision] * 1e12
+                and ceilings.bytes_per_s < card.gb_per_s * 1e9
+            )
+    assert H100.flop_per_s == pytest.approx(800e12, rel=0.01) and H100.bytes_per_s == pytest.approx(
+        3e12, rel=0.01
+    )
     assert card_ceilings("v100 32gb", "fp16").device == "V100 32GB SXM2"
 
 

@@ -19,8 +19,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sentiment_kit import checkpoint
-from sentiment_kit.checkpoint import (
+from sentiment_kit.data.files import KitError, read_json, write_json
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.mlstm import MLSTMState
+from sentiment_kit.training import checkpoint
+from sentiment_kit.training.checkpoint import (
     CheckpointWriter,
     clear_leftovers,
     find_damage,
@@ -35,13 +38,12 @@ from sentiment_kit.checkpoint import (
     verify_checkpoint,
     write_snapshot,
 )
-from sentiment_kit.files import KitError, read_json, write_json
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.mlstm import MLSTMState
 
 TINY = LanguageModelConfig(hidden_size=16, embed_size=8)
-FORKS = multiprocessing.get_context("forkserver")  # children that have torch already: a start takes no second
-FORKS.set_forkserver_preload(["sentiment_kit.checkpoint"])
+FORKS = multiprocessing.get_context(
+    "forkserver"
+)  # children that have torch already: a start takes no second
+FORKS.set_forkserver_preload(["sentiment_kit.training.checkpoint"])
 
 
 def make_run(config=TINY, lanes=4, device="cpu"):
@@ -52,12 +54,18 @@ def make_run(config=TINY, lanes=4, device="cpu"):
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     optimizer.step()
-    state = MLSTMState(*(torch.randn(config.n_layers, lanes, config.hidden_size, device=device) for _ in range(2)))
+    state = MLSTMState(
+        *(torch.randn(config.n_layers, lanes, config.hidden_size, device=device) for _ in range(2))
+    )
     return model, optimizer, state
 
 
 def tensors(model, optimizer, state):
-    return model.state_dict() | optimizer_tensors(model, optimizer) | dict(zip("hc", state, strict=False))
+    return (
+        model.state_dict()
+        | optimizer_tensors(model, optimizer)
+        | dict(zip("hc", state, strict=False))
+    )
 
 
 def same(a, b):
@@ -105,7 +113,10 @@ def damaged(good, rng):
 
 
 def test_damage_anywhere_is_found_and_the_checkpoint_before_used(tmp_path, request, capsys):
-    before, newest = (save_checkpoint(tmp_path, *make_run(), {"step": step, "loader": [0, step]}) for step in (1, 2))
+    before, newest = (
+        save_checkpoint(tmp_path, *make_run(), {"step": step, "loader": [0, step]})
+        for step in (1, 2)
+    )
     rng, paths, n = random.Random(0), sorted(newest.iterdir()), number(request, 50)
     assert len(paths) == 6
     for k in range(n):
@@ -133,7 +144,9 @@ def test_missing_files_and_folders_that_are_no_checkpoints(tmp_path, capsys):
         assert find_damage(newest) == name
         (newest / name).rmdir()
         (tmp_path / "away").rename(newest / name)
-    with pytest.raises(KitError, match="step-000000003/manifest.json is missing or damaged; delete that checkpoint"):
+    with pytest.raises(
+        KitError, match="step-000000003/manifest.json is missing or damaged; delete that checkpoint"
+    ):
         verify_checkpoint(tmp_path / "step-000000003")
     shutil.rmtree(before), shutil.rmtree(newest)
     with pytest.raises(KitError, match="no whole checkpoint"):
@@ -164,10 +177,12 @@ def test_what_comes_back_is_what_was_there(tmp_path):
     assert torch.equal(torch.rand(5), draws)
     assert same(tensors(model, optimizer, state), want)
     assert trainer == {"step": 1, "scaler": {"scale": 0.1 + 0.2, "good": 3}}
-    assert (folder / "model.safetensors").read_bytes() == content(run[0].save_pretrained(tmp_path / "m"))[
-        "model.safetensors"
-    ]
-    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # all readable by whom the umask lets
+    assert (folder / "model.safetensors").read_bytes() == content(
+        run[0].save_pretrained(tmp_path / "m")
+    )["model.safetensors"]
+    assert (
+        len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    )  # all readable by whom the umask lets
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 6])
@@ -175,7 +190,10 @@ def test_any_number_of_ranks_takes_its_lanes(tmp_path, ranks):
     model, optimizer, state = make_run(lanes=6)
     folder = save_checkpoint(tmp_path, model, optimizer, state, {"step": 1})
     each = 6 // ranks
-    mine = [load_checkpoint(folder, model, None, range(r * each, (r + 1) * each)).state for r in range(ranks)]
+    mine = [
+        load_checkpoint(folder, model, None, range(r * each, (r + 1) * each)).state
+        for r in range(ranks)
+    ]
     assert torch.equal(torch.cat([s.h_LBH for s in mine], dim=1), state.h_LBH)
     assert torch.equal(torch.cat([s.c_LBH for s in mine], dim=1), state.c_LBH)
 
@@ -183,10 +201,16 @@ def test_any_number_of_ranks_takes_its_lanes(tmp_path, ranks):
 def test_an_optimizer_is_saved_by_name_whatever_its_order(tmp_path):
     model, optimizer, state = make_run()
     folder = save_checkpoint(tmp_path, model, optimizer, state, {"step": 1})
-    groups = [{"params": [p for p in model.parameters() if (p.dim() == 1) == vectors]} for vectors in (True, False)]
+    groups = [
+        {"params": [p for p in model.parameters() if (p.dim() == 1) == vectors]}
+        for vectors in (True, False)
+    ]
     other = torch.optim.Adam(groups, fused=True)
     load_checkpoint(folder, model, other)
-    assert all(torch.equal(other.state[p]["exp_avg"], optimizer.state[p]["exp_avg"]) for p in model.parameters())
+    assert all(
+        torch.equal(other.state[p]["exp_avg"], optimizer.state[p]["exp_avg"])
+        for p in model.parameters()
+    )
     fresh = torch.optim.Adam(model.parameters(), fused=True)  # before its first step it has nothing
     load_checkpoint(save_checkpoint(tmp_path, model, fresh, state, {"step": 0}), model, fresh)
     assert not fresh.state
@@ -284,11 +308,16 @@ def test_a_disk_full_at_any_moment_changes_nothing(tmp_path, monkeypatch, module
             try:
                 writer.close()
             except KitError as e:
-                assert "step-000000002 could not be saved (No space left on device); make room" in str(e)
+                assert (
+                    "step-000000002 could not be saved (No space left on device); make room"
+                    in str(e)
+                )
                 failed += 1
             else:
                 break
-        published = ["step-000000002"] if step_folder(tmp_path, 2).exists() else []  # at the very last sync
+        published = (
+            ["step-000000002"] if step_folder(tmp_path, 2).exists() else []
+        )  # at the very last sync
         assert names(tmp_path) == ["step-000000001", *published]
         assert latest_checkpoint(tmp_path).name == names(tmp_path)[-1]
         assert content(step_folder(tmp_path, 1)) == good
@@ -358,14 +387,20 @@ def test_a_disk_that_is_really_full(tmp_path):
         'mount -t tmpfs -o size=4m none "$0" && "$@"',
     ]
     run = [*mount, tmp_path, sys.executable, "-c", FULL, tmp_path, Path(__file__).parent]
-    if shutil.which("unshare") is None or subprocess.run([*mount, tmp_path, "true"], capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*mount, tmp_path, "true"], capture_output=True).returncode
+    ):
         pytest.skip("needs user namespaces, to mount a small disk")
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     full, left, saved, then = done.stdout.splitlines()
     assert "step-000000002 could not be saved (" in full and "No space left on device" in full
     assert left == "['step-000000001'] step-000000001"
-    assert saved.endswith("step-000000003") and then == "['step-000000001', 'step-000000003'] step-000000003"
+    assert (
+        saved.endswith("step-000000003")
+        and then == "['step-000000001', 'step-000000003'] step-000000003"
+    )
 
 
 def test_a_folder_one_may_not_write_to_is_said_at_the_next_call(tmp_path):
@@ -441,7 +476,10 @@ def test_a_run_is_one_trainers_until_it_dies(tmp_path, capsys):
     process = FORKS.Process(target=claim_for_ever, args=(run, ready))
     process.start()
     assert ready.wait(30)
-    with pytest.raises(KitError, match="another process trains in .*run; stop it"), checkpoint.claim_run(run, 0.05):
+    with (
+        pytest.raises(KitError, match="another process trains in .*run; stop it"),
+        checkpoint.claim_run(run, 0.05),
+    ):
         pass
     threading.Timer(0.3, process.kill).start()
     with checkpoint.claim_run(run, 30.0):  # waits for it
@@ -496,7 +534,9 @@ def test_pruning_leaves_alone_what_is_being_written(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, *run, {"step": 1})
     (tmp_path / ".step-000000009.dead").mkdir()
     real, writer = checkpoint.save_file, CheckpointWriter(tmp_path)
-    monkeypatch.setattr(checkpoint, "save_file", lambda *args: (begun.set(), go.wait(30), real(*args)))
+    monkeypatch.setattr(
+        checkpoint, "save_file", lambda *args: (begun.set(), go.wait(30), real(*args))
+    )
     writer.save(*run, {"step": 2})
     assert begun.wait(30)
     [beside] = tmp_path.glob(".step-000000002.*")
@@ -507,7 +547,10 @@ def test_pruning_leaves_alone_what_is_being_written(tmp_path, monkeypatch):
     clear_leftovers(tmp_path)
     assert names(tmp_path) == [beside.name, "step-000000001"]
     go.set()
-    assert find_damage(writer.close()) is None and names(tmp_path) == ["step-000000001", "step-000000002"]
+    assert find_damage(writer.close()) is None and names(tmp_path) == [
+        "step-000000001",
+        "step-000000002",
+    ]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):
@@ -515,7 +558,11 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     first = content(save_checkpoint(tmp_path, *run, {"step": 1}))
     fill(run, 2.0)
     again = save_checkpoint(tmp_path, *run, {"step": 1})
-    assert content(again) != first and find_damage(again) is None and names(tmp_path) == ["step-000000001"]
+    assert (
+        content(again) != first
+        and find_damage(again) is None
+        and names(tmp_path) == ["step-000000001"]
+    )
 
 
 # On a GPU

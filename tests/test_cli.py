@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from sync import SCRIPTS
 
-from sentiment_kit.cli import COMMANDS, as_default, main, plan_run, read_recipe
-from sentiment_kit.files import KitError
-from sentiment_kit.reviews import SAMPLES
+from sentiment_kit.cli import COMMANDS, main
+from sentiment_kit.data.datasets import SAMPLES
+from sentiment_kit.data.files import KitError
+from sentiment_kit.recipes import as_default, plan_run, read_recipe
 
 SAMPLE_OPTIONS = "--counts 1 1 1 --text-key text --stars-key stars --split-key split".split()
 SMALL = "--hidden-size 8 --embed-size 4 --global-batch 16 --seq-len 256 --progress none".split()
@@ -32,7 +33,9 @@ def refused(capsys, *args):
     capsys.readouterr()
     assert main([str(arg) for arg in args]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("sentiment-kit: ") and "Traceback" not in error
+    assert (
+        error.count("\n") == 1 and error.startswith("sentiment-kit: ") and "Traceback" not in error
+    )
     return error
 
 
@@ -40,9 +43,9 @@ def refused(capsys, *args):
 def test_help_of_every_command(command, capsys):
     assert main([command, "--help"]) == 0
     said = capsys.readouterr().out
-    assert f"usage: sentiment-kit {command}" in said and COMMANDS[command].__doc__.split(";")[0] in " ".join(
-        said.split()
-    )
+    assert f"usage: sentiment-kit {command}" in said and COMMANDS[command].__doc__.split(";")[
+        0
+    ] in " ".join(said.split())
     assert main(["--help"]) == 0
     assert command in capsys.readouterr().out
 
@@ -51,9 +54,16 @@ def test_help_does_not_wait_for_torch():
     words = [
         [command, "--help"] for command in COMMANDS if command not in ("train", "finetune")
     ]  # they take a library config
-    lines = ["import sys", "from sentiment_kit.cli import main", f"[main(words) for words in {words}]"]
+    lines = [
+        "import sys",
+        "from sentiment_kit.cli import main",
+        f"[main(words) for words in {words}]",
+    ]
     lines += ["sys.exit('torch' in sys.modules)"]
-    assert subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True).returncode
+        == 0
+    )
 
 
 def test_console_script():
@@ -65,9 +75,23 @@ def test_console_script():
 
 
 def test_training_that_is_asked_to_stop_saves_and_exits_0(here, tmp_path):
-    words = ["train", "--corpus", f"{here}/corpus", "--out", f"{tmp_path}/run", *SMALL, "--epochs", "1000"]
-    process = subprocess.Popen([SCRIPTS / "sentiment-kit", *words], stdout=subprocess.PIPE, text=True)
-    while not (tmp_path / "run/metrics.jsonl").exists() or (tmp_path / "run/metrics.jsonl").read_text().count("\n") < 3:
+    words = [
+        "train",
+        "--corpus",
+        f"{here}/corpus",
+        "--out",
+        f"{tmp_path}/run",
+        *SMALL,
+        "--epochs",
+        "1000",
+    ]
+    process = subprocess.Popen(
+        [SCRIPTS / "sentiment-kit", *words], stdout=subprocess.PIPE, text=True
+    )
+    while (
+        not (tmp_path / "run/metrics.jsonl").exists()
+        or (tmp_path / "run/metrics.jsonl").read_text().count("\n") < 3
+    ):
         assert process.poll() is None
         time.sleep(0.05)
     process.terminate()
@@ -86,8 +110,13 @@ def test_commands_work_together(here, capsys):
     assert main(["heatmap", f"{here}/run", *texts, "--unit", "3", "--out", f"{here}/map.html"]) == 0
     page = (here / "map.html").read_text(encoding="utf-8")
     assert "🙂" in page and "<b>" not in page and "cell 3" in page
-    for sign in (1, -1):  # of a threshold beyond every value of the cell: all votes are for the second label
-        (here / "run" / "neuron.json").write_text(json.dumps({"unit": 5, "sign": sign, "threshold": -100.0 * sign}))
+    for sign in (
+        1,
+        -1,
+    ):  # of a threshold beyond every value of the cell: all votes are for the second label
+        (here / "run" / "neuron.json").write_text(
+            json.dumps({"unit": 5, "sign": sign, "threshold": -100.0 * sign})
+        )
         assert main(["heatmap", f"{here}/run", "Fine.", "--out", f"{here}/found.html"]) == 0
         page = (here / "found.html").read_text(encoding="utf-8")
         votes = [float(v) for v in re.findall(r'· \+([\d.]+)"', page)]
@@ -95,14 +124,26 @@ def test_commands_work_together(here, capsys):
 
 
 def test_generated_text_is_the_library_s_and_streams(here, capsys):
-    from sentiment_kit.checkpoint import find_model
-    from sentiment_kit.generate import generate
-    from sentiment_kit.language_model import LanguageModel
+    from sentiment_kit.model.generate import generate
+    from sentiment_kit.model.language_model import LanguageModel
+    from sentiment_kit.training.checkpoint import find_model
 
     model = LanguageModel.from_pretrained(find_model(here / "run"))
-    command = ["generate", f"{here}/run", "--prompt", "Zoë 🙂", "--n-bytes", "40", "--temperature", "0.5"]
+    command = [
+        "generate",
+        f"{here}/run",
+        "--prompt",
+        "Zoë 🙂",
+        "--n-bytes",
+        "40",
+        "--temperature",
+        "0.5",
+    ]
     texts = [generate(model, "Zoë 🙂", 40, 0.5, seed=seed) for seed in (7, 8)]
-    shown = ["".join("\ufffd" if c < " " and c != "\n" or "\x7f" <= c < "\xa0" else c for c in text) for text in texts]
+    shown = [
+        "".join("\ufffd" if c < " " and c != "\n" or "\x7f" <= c < "\xa0" else c for c in text)
+        for text in texts
+    ]
     capsys.readouterr()
     assert main([*command, "--seed", "7"]) == 0
     assert capsys.readouterr().out == f"Zoë 🙂{shown[0]}\n"
@@ -113,14 +154,18 @@ def test_generated_text_is_the_library_s_and_streams(here, capsys):
 def test_an_untrained_model_cannot_command_the_terminal(tmp_path, capsys):
     import torch
 
-    from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
+    from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 
     torch.manual_seed(0)
-    folder = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4)).save_pretrained(tmp_path / "model")
+    folder = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4)).save_pretrained(
+        tmp_path / "model"
+    )
     capsys.readouterr()
     assert main(["generate", str(folder), "--n-bytes", "2000"]) == 0
     text = capsys.readouterr().out
-    assert len(text) > 1000 and not set(text) & {chr(c) for c in (*range(10), *range(11, 32), *range(127, 160))}
+    assert len(text) > 1000 and not set(text) & {
+        chr(c) for c in (*range(10), *range(11, 32), *range(127, 160))
+    }
 
 
 def test_bad_wishes_for_text_are_refused(here, capsys):
@@ -148,14 +193,20 @@ def test_a_plan_for_a_card_needs_no_card(capsys):
 def test_a_mistyped_option_is_one_line(capsys):
     assert "--size" in refused(capsys, "evaluate", "run", "corpus", "--size", "3")
     assert "--out" in refused(capsys, "shards", "reviews.csv")
-    assert "--counts" in refused(capsys, "shards", "reviews.csv", "--out", "corpus", "--counts", "1", "2")
+    assert "--counts" in refused(
+        capsys, "shards", "reviews.csv", "--out", "corpus", "--counts", "1", "2"
+    )
     assert "'--help'" not in refused(capsys, "evaluate")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("column.csv", b"label,words\n1,good\n0,bad\n", "no column 'reviewText'; set text_key to one of: label, words"),
+        (
+            "column.csv",
+            b"label,words\n1,good\n0,bad\n",
+            "no column 'reviewText'; set text_key to one of: label, words",
+        ),
         ("empty.csv", b"", "is empty"),
         ("binary.csv", bytes(range(256)) * 20, "binary"),
         ("broken.jsonl.gz", b"\x1f\x8b\x08\x00 not really gzip", "gzip"),
@@ -163,17 +214,23 @@ def test_a_mistyped_option_is_one_line(capsys):
 )
 def test_bad_input_names_the_file_and_the_remedy(tmp_path, capsys, name, content, expected):
     (tmp_path / name).write_bytes(content)
-    error = refused(capsys, "shards", tmp_path / name, "--out", tmp_path / "corpus", "--counts", "1", "1", "1")
+    error = refused(
+        capsys, "shards", tmp_path / name, "--out", tmp_path / "corpus", "--counts", "1", "1", "1"
+    )
     assert name in error and expected in error
     assert not (tmp_path / "corpus").exists()
 
 
 def test_missing_files_are_named(tmp_path, capsys):
-    assert "nowhere.jsonl" in refused(capsys, "shards", tmp_path / "nowhere.jsonl", "--out", tmp_path / "corpus")
+    assert "nowhere.jsonl" in refused(
+        capsys, "shards", tmp_path / "nowhere.jsonl", "--out", tmp_path / "corpus"
+    )
     assert "nowhere" in refused(capsys, "evaluate", tmp_path / "nowhere", tmp_path)
     assert "nowhere" in refused(capsys, "verify", tmp_path / "nowhere")
     assert "neuron.json" in refused(capsys, "heatmap", tmp_path, "Some text.")
-    assert "labels has 2 entries" in refused(capsys, "transfer", tmp_path, "--labels", "one.csv", "two.csv")
+    assert "labels has 2 entries" in refused(
+        capsys, "transfer", tmp_path, "--labels", "one.csv", "two.csv"
+    )
 
 
 def test_a_flipped_byte_is_found_and_named(here, tmp_path, capsys):
@@ -189,23 +246,38 @@ def test_a_flipped_byte_is_found_and_named(here, tmp_path, capsys):
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(here, tmp_path, capsys):
-    from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
+    from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 
-    folder = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4)).save_pretrained(tmp_path / "model")
+    folder = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4)).save_pretrained(
+        tmp_path / "model"
+    )
     config = json.loads((folder / "config.json").read_text())
     for change in ({"cell": "lstm"}, {"hidden_size": 16}, {"n_layers": 2}):
         (folder / "config.json").write_text(json.dumps(config | change))
         assert "model.safetensors" in refused(capsys, "evaluate", folder, here / "corpus")
-    command = ["train", "--corpus", here / "corpus", "--out", here / "run", *SMALL, "--hidden-size", "16"]
+    command = [
+        "train",
+        "--corpus",
+        here / "corpus",
+        "--out",
+        here / "run",
+        *SMALL,
+        "--hidden-size",
+        "16",
+    ]
     assert "hidden_size" in refused(capsys, *command)
 
 
 def test_recipes_and_their_parameters(tmp_path, capsys):
     assert "did you mean 'smoke'" in refused(capsys, "run", "smok")
     assert "give --data" in refused(capsys, "run", "small_cpu", "--out", tmp_path)
-    assert "did you mean 'hidden_size'" in refused(capsys, "run", "smoke", "--set", "hiden_size=8", "--out", tmp_path)
+    assert "did you mean 'hidden_size'" in refused(
+        capsys, "run", "smoke", "--set", "hiden_size=8", "--out", tmp_path
+    )
     assert "key=value" in refused(capsys, "run", "smoke", "--set", "epochs", "--out", tmp_path)
-    assert "must be int" in refused(capsys, "run", "smoke", "--set", "epochs=many", "--out", tmp_path)
+    assert "must be int" in refused(
+        capsys, "run", "smoke", "--set", "epochs=many", "--out", tmp_path
+    )
     own = tmp_path / "own.yaml"
     assert "not YAML" in refused(capsys, "run", "smoke", "--set", "epochs=[1", "--out", tmp_path)
     wrong = {
@@ -214,10 +286,14 @@ def test_recipes_and_their_parameters(tmp_path, capsys):
         "a: [1\n": "not YAML",
         "chain: [61_trian]\n": "61_train",
     }
-    for text, expected in (wrong | {"chain:\n": "list of run notebooks", "chain: 61_train\n": "list"}).items():
+    for text, expected in (
+        wrong | {"chain:\n": "list of run notebooks", "chain: 61_train\n": "list"}
+    ).items():
         own.write_text(text)
         assert expected in refused(capsys, "run", own, "--out", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"], "nothing is made before all is checked"
+    assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"], (
+        "nothing is made before all is checked"
+    )
 
 
 SIZES = {"smoke": 256, "small_cpu": 512, "gpu_1x": 2048, "paper_8gpu": 4096, "large_8k_8gpu": 8192}
@@ -233,11 +309,22 @@ def test_shipped_recipes_fit_their_notebooks(name, tmp_path):
 
 def test_the_benchmark_is_a_recipe_of_one_notebook(tmp_path):
     plan = plan_run(read_recipe("bench"), {}, tmp_path)
-    assert list(plan) == ["68_speed"] and [4096, 32, 256] in [size[:3] for size in plan["68_speed"]["training"]]
+    assert list(plan) == ["68_speed"] and [4096, 32, 256] in [
+        size[:3] for size in plan["68_speed"]["training"]
+    ]
 
 
 def test_training_in_two_processes(here):
-    command = ["train", "--corpus", str(here / "corpus"), "--out", str(here / "two"), *SMALL, "--nproc", "2"]
+    command = [
+        "train",
+        "--corpus",
+        str(here / "corpus"),
+        "--out",
+        str(here / "two"),
+        *SMALL,
+        "--nproc",
+        "2",
+    ]
     assert main([*command, "--device", "cpu", "--precision", "fp16"]) == 0
     assert json.loads((here / "two" / "environment.json").read_text())["processes"] == 2
     last = json.loads((here / "two" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -247,7 +334,18 @@ def test_training_in_two_processes(here):
 def test_values_take_the_type_of_the_default():
     assert as_default("lr", "1e-3", 0.1) == 0.001 and isinstance(as_default("lr", 1, 0.1), float)
     assert as_default("epochs", 2.0, 1) == 2 and isinstance(as_default("epochs", 2.0, 1), int)
-    assert as_default("data", ["a", "b"], "samples") == ["a", "b"] and as_default("unit", None, 3) is None
-    for value, default in (("yes", True), (1, True), (True, 1), (2.5, 1), ("many", 1), ([1], 0.5), (float("inf"), 1)):
+    assert (
+        as_default("data", ["a", "b"], "samples") == ["a", "b"]
+        and as_default("unit", None, 3) is None
+    )
+    for value, default in (
+        ("yes", True),
+        (1, True),
+        (True, 1),
+        (2.5, 1),
+        ("many", 1),
+        ([1], 0.5),
+        (float("inf"), 1),
+    ):
         with pytest.raises(KitError):
             as_default("it", value, default)

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from sentiment_kit.convert import ORDERS, load_nvidia, load_openai, save_openai
-from sentiment_kit.features import ByteFeaturizer, text_bits
-from sentiment_kit.files import KitError
-from sentiment_kit.heatmap import heatmap_html
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.ledger import write_ledger
-from sentiment_kit.reviews import SAMPLE_KEYS, SAMPLES
-from sentiment_kit.shards import make_shards
-from sentiment_kit.text import encode
-from sentiment_kit.trainer import evaluate
+from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.shards import make_shards
+from sentiment_kit.data.text import encode
+from sentiment_kit.looking.heatmap import heatmap_html
+from sentiment_kit.looking.ledger import write_ledger
+from sentiment_kit.model.convert import ORDERS, load_nvidia, load_openai, save_openai
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.reading import text_bits
+from sentiment_kit.training.evaluate import evaluate
+from sentiment_kit.transfer.features import ByteFeaturizer
 
 TEXT = encode("Works as described — très bien, 5 stars!")
 
@@ -30,7 +31,9 @@ def random_arrays(E, H, V=256, seed=0):
     rng = np.random.default_rng(seed)
     shapes = [(V, E), (E, 4 * H), (H, H), (H, H), (H, H), (H, H), (E, H), (H, H), (4 * H,)]
     shapes += [(4 * H,), (4 * H,), (H,), (H,), (H, V), (V,)]
-    arrays = [rng.standard_normal(shape, np.float32) / np.sqrt(np.float32(shape[0])) for shape in shapes]
+    arrays = [
+        rng.standard_normal(shape, np.float32) / np.sqrt(np.float32(shape[0])) for shape in shapes
+    ]
     arrays[9:13] = [np.abs(g) + np.float32(0.5) for g in arrays[9:13]]
     arrays[6][:, 1] = 0
     return arrays
@@ -76,7 +79,10 @@ def test_openai_arrays_mean_what_they_meant(tmp_path):
     arrays = random_arrays(12, 40)
     model = load_openai(write_arrays(tmp_path / "model", arrays))
     agree(model, TEXT, *openai_forward(arrays, TEXT))
-    assert model.config == LanguageModelConfig(embed_size=12, hidden_size=40) and model.config.preset == "openai"
+    assert (
+        model.config == LanguageModelConfig(embed_size=12, hidden_size=40)
+        and model.config.preset == "openai"
+    )
 
 
 def test_openai_round_trips_are_exact(tmp_path):
@@ -108,7 +114,9 @@ def test_an_openai_array_of_the_wrong_shape_is_named(tmp_path, n):
     for k, wrong in enumerate((arrays[n][:-1], arrays[n][None], np.float32(1))):
         folder = write_arrays(tmp_path / str(k), arrays)
         np.save(folder / f"{n}.npy", wrong)
-        with pytest.raises(KitError, match=rf"^{n}\.npy of .* the other arrays ask for \({arrays[n].shape[0]}, ?"):
+        with pytest.raises(
+            KitError, match=rf"^{n}\.npy of .* the other arrays ask for \({arrays[n].shape[0]}, ?"
+        ):
             load_openai(folder)
 
 
@@ -141,12 +149,16 @@ def npz_pickle(path, bomb):
 def test_a_pickle_in_an_npy_is_refused_and_not_run(tmp_path, write):
     folder = write_arrays(tmp_path / "model", random_arrays(6, 20))
     write(folder / "3.npy", Bomb(tmp_path / "went_off"))
-    with pytest.raises(KitError, match=r"3\.npy (is no plain NumPy array|holds an archive)") as caught:
+    with pytest.raises(
+        KitError, match=r"3\.npy (is no plain NumPy array|holds an archive)"
+    ) as caught:
         load_openai(folder)
     assert "\n" not in str(caught.value) and not (tmp_path / "went_off").exists()
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text", "whole numbers", "claims too much"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "cut", "text", "whole numbers", "claims too much"]
+)
 def test_a_damaged_npy_is_one_sentence(tmp_path, damage):
     folder = write_arrays(tmp_path / "model", random_arrays(6, 20))
     path = folder / "5.npy"
@@ -156,7 +168,11 @@ def test_a_damaged_npy_is_one_sentence(tmp_path, damage):
         np.save(path, np.zeros((20, 20), int))
     elif damage != "missing":
         huge = data.replace(b"(20, 20), }      ", b"(200000, 200000)}")
-        path.write_bytes({"empty": b"", "cut": data[:-9], "text": b"not an array", "claims too much": huge}[damage])
+        path.write_bytes(
+            {"empty": b"", "cut": data[:-9], "text": b"not an array", "claims too much": huge}[
+                damage
+            ]
+        )
     with pytest.raises(KitError, match=r"5\.npy") as caught:
         load_openai(folder)
     assert "\n" not in str(caught.value)
@@ -165,10 +181,15 @@ def test_a_damaged_npy_is_one_sentence(tmp_path, damage):
 def test_what_openai_s_format_cannot_hold_is_refused(tmp_path):
     for other in (dict(cell="lstm"), dict(n_layers=2), dict(weight_norm=False)):
         with pytest.raises(KitError, match="one mLSTM layer with weight norm"):
-            save_openai(LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4, **other)), tmp_path / "out")
+            save_openai(
+                LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4, **other)),
+                tmp_path / "out",
+            )
     (tmp_path / "out").mkdir()
     with pytest.raises(KitError, match="exists already"):
-        save_openai(LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4)), tmp_path / "out")
+        save_openai(
+            LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4)), tmp_path / "out"
+        )
 
 
 def nvidia_arrays(E, H, cell="mlstm", V=256, seed=0):
@@ -180,9 +201,22 @@ def nvidia_arrays(E, H, cell="mlstm", V=256, seed=0):
     return torch.randn(V, E), arrays, torch.randn(V, H) / H**0.5, torch.randn(V)
 
 
-def nvidia_file(path, embed, layers, head=None, bias=None, *, names="v0.5", weight_norm=False, half=False, **options):
+def nvidia_file(
+    path,
+    embed,
+    layers,
+    head=None,
+    bias=None,
+    *,
+    names="v0.5",
+    weight_norm=False,
+    half=False,
+    **options,
+):
     "A .pt as the repository wrote it; `layers` as made by `nvidia_arrays`."
-    first = dict(w_ih="wx.weight", w_hh="wh.weight", w_mih="wmx.weight", w_mhh="wmh.weight", b_hh="wh.bias")
+    first = dict(
+        w_ih="wx.weight", w_hh="wh.weight", w_mih="wmx.weight", w_mhh="wmh.weight", b_hh="wh.bias"
+    )
     rnn = {}
     for k, arrays in enumerate(layers):
         for name, t in arrays.items():
@@ -197,7 +231,9 @@ def nvidia_file(path, embed, layers, head=None, bias=None, *, names="v0.5", weig
         tree = {"embedder.weight": embed} | {f"rnn.layers.{name}": t for name, t in rnn.items()}
         tree = dict(state_dict=tree | {f"rnn.h2o.{name}": t for name, t in head.items()}, epoch=1)
     elif names == "classifier":
-        encoder = dict(encoder=dict(weight=embed), rnn={f"rnns.{name}": t for name, t in rnn.items()})
+        encoder = dict(
+            encoder=dict(weight=embed), rnn={f"rnns.{name}": t for name, t in rnn.items()}
+        )
         classifier = dict(weight=torch.randn(1, 7), neurons=None, thresholds=[0.5])
         tree = dict(encoder=encoder, classifier=classifier)
     else:
@@ -205,7 +241,10 @@ def nvidia_file(path, embed, layers, head=None, bias=None, *, names="v0.5", weig
         tree = dict(encoder=dict(encoder=dict(weight=embed), rnn=rnn), decoder=head)
 
     def halved(tree):
-        return {n: halved(t) if isinstance(t, dict) else t.half() if torch.is_tensor(t) else t for n, t in tree.items()}
+        return {
+            n: halved(t) if isinstance(t, dict) else t.half() if torch.is_tensor(t) else t
+            for n, t in tree.items()
+        }
 
     torch.save(halved(tree) if half else tree, path, **options)
     return path
@@ -232,15 +271,23 @@ def nvidia_forward(embed, arrays, head, bias, encoded, order):
 @pytest.mark.parametrize("cell", ["mlstm", "lstm"])
 def test_nvidia_s_arrays_mean_what_they_meant(tmp_path, cell, order, names, weight_norm):
     embed, arrays, head, bias = nvidia_arrays(10, 24, cell)
-    path = nvidia_file(tmp_path / "m.pt", embed, [arrays], head, bias, names=names, weight_norm=weight_norm)
+    path = nvidia_file(
+        tmp_path / "m.pt", embed, [arrays], head, bias, names=names, weight_norm=weight_norm
+    )
     model = load_nvidia(path, order)
     agree(model, TEXT, *nvidia_forward(embed, arrays, head, bias, TEXT, order))
-    assert (model.config.cell, model.config.weight_norm, model.config.preset) == (cell, weight_norm, "nvidia")
+    assert (model.config.cell, model.config.weight_norm, model.config.preset) == (
+        cell,
+        weight_norm,
+        "nvidia",
+    )
 
 
 def test_nvidia_s_lstm_is_torch_s(tmp_path):
     lstm, (embed, _, head, bias) = torch.nn.LSTM(6, 12, batch_first=True), nvidia_arrays(6, 12)
-    arrays = dict(zip(("w_ih", "w_hh", "b_ih", "b_hh"), (p.detach() for p in lstm.parameters()), strict=True))
+    arrays = dict(
+        zip(("w_ih", "w_hh", "b_ih", "b_hh"), (p.detach() for p in lstm.parameters()), strict=True)
+    )
     model = load_nvidia(nvidia_file(tmp_path / "m.pt", embed, [arrays], head, bias), "ifgo")
     h_BTH, (_, c_LBH) = lstm(embed[torch.tensor([list(TEXT)])])
     agree(model, TEXT, c_LBH[0, 0].detach(), (h_BTH[0] @ head.t() + bias).detach())
@@ -251,11 +298,19 @@ def test_half_precision_old_containers_and_stacks(tmp_path):
     second = nvidia_arrays(16, 16, seed=1)[1]
     path = nvidia_file(tmp_path / "a.pt", embed, [first, second], head, bias, half=True)
     old = nvidia_file(
-        tmp_path / "b.pt", embed, [first, second], head, bias, half=True, _use_new_zipfile_serialization=False
+        tmp_path / "b.pt",
+        embed,
+        [first, second],
+        head,
+        bias,
+        half=True,
+        _use_new_zipfile_serialization=False,
     )
     model, same = load_nvidia(path, "ifou"), load_nvidia(old, "ifou")
     assert model.config.n_layers == 2 and all(t.dtype == torch.float32 for t in model.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True)
+    )
     w_x = model.state_dict()["rnn.layers.1.w_x"]
     assert torch.equal(w_x, second["w_ih"].half().float().t())
 
@@ -272,20 +327,27 @@ def test_a_classifier_s_file_has_states_and_no_predictions(tmp_path):
 
 
 def test_an_order_that_cannot_be_told_must_be_given(tmp_path):
-    path = nvidia_file(tmp_path / "m.pt", *(x if k != 1 else [x] for k, x in enumerate(nvidia_arrays(8, 16))))
+    path = nvidia_file(
+        tmp_path / "m.pt", *(x if k != 1 else [x] for k, x in enumerate(nvidia_arrays(8, 16)))
+    )
     with pytest.raises(KitError, match="does not tell its gate order"):
         load_nvidia(path)
     with pytest.raises(KitError, match="gate_order is 'fiou'; use one of ifgo, ifou"):
         load_nvidia(path, "fiou")
 
 
-@pytest.mark.parametrize("name", ["embed", "w_ih", "w_hh", "w_mih", "w_mhh", "b_ih", "decoder.weight", "decoder.bias"])
+@pytest.mark.parametrize(
+    "name", ["embed", "w_ih", "w_hh", "w_mih", "w_mhh", "b_ih", "decoder.weight", "decoder.bias"]
+)
 def test_an_array_of_nvidia_s_of_the_wrong_shape_is_named(tmp_path, name):
     embed, arrays, head, bias = nvidia_arrays(8, 16)
     if name in arrays:
         arrays[name] = arrays[name][:-4]
     embed = embed[:, None] if name == "embed" else embed
-    head, bias = head[:, :-1] if name == "decoder.weight" else head, bias[:-1] if name == "decoder.bias" else bias
+    head, bias = (
+        head[:, :-1] if name == "decoder.weight" else head,
+        bias[:-1] if name == "decoder.bias" else bias,
+    )
     with pytest.raises(KitError, match=name):
         load_nvidia(nvidia_file(tmp_path / "m.pt", embed, [arrays], head, bias), "ifgo")
 
@@ -296,7 +358,11 @@ def test_foreign_missing_and_summed_layers_are_refused(tmp_path):
     with pytest.raises(KitError, match=r"an array 'encoder\.rnn\.rnns\.0\.w_ho', which no LSTM"):
         load_nvidia(nvidia_file(path, embed, [arrays | dict(w_ho=torch.zeros(4, 4))], head, bias))
     with pytest.raises(KitError, match=r"lacks what would be our rnn\.layers\.0\.w_mh"):
-        load_nvidia(nvidia_file(path, embed, [{n: t for n, t in arrays.items() if n != "w_mhh"}], head, bias))
+        load_nvidia(
+            nvidia_file(
+                path, embed, [{n: t for n, t in arrays.items() if n != "w_mhh"}], head, bias
+            )
+        )
     upper = nvidia_arrays(16, 16)[1]
     with pytest.raises(KitError, match="stack of 2 layers, which are summed"):
         load_nvidia(nvidia_file(path, embed, [arrays, upper], head, bias, names="first release"))
@@ -327,7 +393,9 @@ def test_a_damaged_pt_is_one_sentence_or_still_right(tmp_path, request):
             for place in rng.integers(0, max(1, len(damaged)), 8 * (1 - k % 2)):
                 damaged[place] = rng.integers(256)
             path.write_bytes(damaged)
-            with warnings.catch_warnings(action="ignore"):  # torch's own, about what the damage looks like
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # torch's own, about what the damage looks like
                 try:
                     load_nvidia(path, "ifgo")
                 except KitError as error:

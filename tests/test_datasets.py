@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sentiment_kit.files import KitError, download, unpack
-from sentiment_kit.reviews import (
+from sentiment_kit.data.datasets import (
     DATASETS,
     SAMPLES,
     Dataset,
@@ -28,8 +27,10 @@ from sentiment_kit.reviews import (
     fetch_dataset,
     hold_out,
     load_dataset,
-    read_reviews,
 )
+from sentiment_kit.data.downloads import download, unpack
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.reviews import read_reviews
 
 BODY = np.random.default_rng(0).bytes(200_000)
 SHA = "sha256:" + hashlib.sha256(BODY).hexdigest()
@@ -52,7 +53,11 @@ class Site(ThreadingHTTPServer):
     def dataset(self, hash=None, read=None, **files):
         "A registry with one dataset, `it`, of these files (all of the site's, if none is named)."
         files = files or {name: name for name in self.files}
-        return {"it": Dataset("a test", {name: (self.url(at), hash) for name, at in files.items()}, read)}
+        return {
+            "it": Dataset(
+                "a test", {name: (self.url(at), hash) for name, at in files.items()}, read
+            )
+        }
 
     def handle_error(self, request, client_address):
         pass  # clients hang up here
@@ -95,7 +100,9 @@ class Handler(BaseHTTPRequestHandler):
 def site(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Site() as site:
-        threading.Thread(target=site.serve_forever, kwargs=dict(poll_interval=0.01), daemon=True).start()
+        threading.Thread(
+            target=site.serve_forever, kwargs=dict(poll_interval=0.01), daemon=True
+        ).start()
         yield site
         site.shutdown()
 
@@ -107,7 +114,9 @@ def visible(folder):
 # The downloader
 
 
-@pytest.mark.parametrize("marks", [dict(tag='"v1"'), dict(tag='W/"v1"', date="Mon, 01 Feb 2016 00:00:00 GMT")])
+@pytest.mark.parametrize(
+    "marks", [dict(tag='"v1"'), dict(tag='W/"v1"', date="Mon, 01 Feb 2016 00:00:00 GMT")]
+)
 def test_a_connection_that_breaks_is_continued(site, tmp_path, marks):
     vars(site).update(marks, breaks=90_000)
     download(site.url(), tmp_path / "out")
@@ -137,7 +146,9 @@ def test_where_nothing_can_be_continued_it_begins_anew(site, tmp_path, manners):
 
 
 @pytest.mark.parametrize("if_range", [True, False])
-@pytest.mark.parametrize("new", [BODY[::-1], BODY[:100_000][::-1]], ids=["as long", "shorter than the part"])
+@pytest.mark.parametrize(
+    "new", [BODY[::-1], BODY[:100_000][::-1]], ids=["as long", "shorter than the part"]
+)
 def test_a_file_changed_meanwhile_is_never_mixed(site, tmp_path, if_range, new):
     site.breaks = 150_000
     site.statuses = [200, 404]
@@ -149,7 +160,9 @@ def test_a_file_changed_meanwhile_is_never_mixed(site, tmp_path, if_range, new):
 
 
 def test_what_is_missing_is_asked_for_once_and_what_is_busy_again(site, tmp_path):
-    with pytest.raises(KitError, match=re.escape(f"{site.url('no.gz')} could not be fetched (HTTP Error 404")):
+    with pytest.raises(
+        KitError, match=re.escape(f"{site.url('no.gz')} could not be fetched (HTTP Error 404")
+    ):
         download(site.url("no.gz"), tmp_path / "out")
     assert len(site.asked) == 1 and visible(tmp_path) == []
     site.statuses = [503]
@@ -176,14 +189,22 @@ def test_every_dataset_has_addresses_and_hashes_of_the_right_form():
     for name, dataset in DATASETS.items():
         for file, (url, published) in dataset.files.items():
             assert url.startswith("https://") and Path(file).name == file, name
-            assert published is None or re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", published)
+            assert published is None or re.fullmatch(
+                "md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", published
+            )
     assert {n for n, d in DATASETS.items() if d.read} == {"samples", "sst2", "imdb"}
     assert list(DATASETS["sst2"].files) == ["train.csv", "dev.csv", "test.csv"]
-    assert len(DATASETS["openai-2017"].files) == 15 and sum(n.startswith("amazon/") for n in DATASETS) == 24
+    assert (
+        len(DATASETS["openai-2017"].files) == 15
+        and sum(n.startswith("amazon/") for n in DATASETS) == 24
+    )
 
 
 def test_names_that_do_not_exist_name_those_that_do():
-    with pytest.raises(KitError, match="known: samples, sst2, imdb, amazon-2014, amazon/<category>, openai-2017. For"):
+    with pytest.raises(
+        KitError,
+        match="known: samples, sst2, imdb, amazon-2014, amazon/<category>, openai-2017. For",
+    ):
         load_dataset("imbd")
     with pytest.raises(KitError, match="known: amazon/Amazon_Instant_Video, .*amazon/Baby"):
         fetch_dataset("amazon/Babies")
@@ -197,7 +218,9 @@ def test_a_dataset_is_fetched_once_and_checked_each_time(site, tmp_path, monkeyp
     registry = site.dataset(hash=SHA)
     for cache in None, tmp_path / "given":
         for _ in range(2):
-            assert fetch_dataset("it", cache, registry) == [(cache or tmp_path / "env") / "it" / "body.bin"]
+            assert fetch_dataset("it", cache, registry) == [
+                (cache or tmp_path / "env") / "it" / "body.bin"
+            ]
     assert len(site.asked) == 2
     path = tmp_path / "env" / "it" / "body.bin"
     path.write_bytes(b"mine")
@@ -209,7 +232,9 @@ def test_a_dataset_is_fetched_once_and_checked_each_time(site, tmp_path, monkeyp
 def test_a_wrong_hash_is_named_and_nothing_is_kept(site, tmp_path):
     registry = site.dataset(hash=SHA)
     site.files["body.bin"] = b"<html>Log in to the hotel's network</html>"
-    with pytest.raises(KitError, match=f"{site.url()}.*expected {SHA} but got .*put the right file at .*body.bin"):
+    with pytest.raises(
+        KitError, match=f"{site.url()}.*expected {SHA} but got .*put the right file at .*body.bin"
+    ):
         fetch_dataset("it", tmp_path, registry)
     assert visible(tmp_path / "it") == []
     site.files["body.bin"] = BODY
@@ -219,7 +244,9 @@ def test_a_wrong_hash_is_named_and_nothing_is_kept(site, tmp_path):
 def test_without_a_network_the_error_says_where_to_put_the_file(site, tmp_path):
     registry, path = site.dataset(hash=SHA), tmp_path / "it" / "body.bin"
     site.statuses = [403]
-    with pytest.raises(KitError, match=f"{site.url()} .*403: Forbidden.*again .*, or put the file at {path}$"):
+    with pytest.raises(
+        KitError, match=f"{site.url()} .*403: Forbidden.*again .*, or put the file at {path}$"
+    ):
         fetch_dataset("it", tmp_path, registry)
     path.write_bytes(BODY)
     assert fetch_dataset("it", tmp_path, registry) == [path] and len(site.asked) == 1
@@ -239,7 +266,9 @@ def test_a_hash_nobody_published_is_recorded_and_a_change_refused(site, tmp_path
         fetch_dataset("it", tmp_path, registry)
     record.unlink()
     assert fetch_dataset("it", tmp_path, registry) == [path]
-    assert json.loads(record.read_text()) == {"body.bin": "sha256:" + hashlib.sha256(b"by hand").hexdigest()}
+    assert json.loads(record.read_text()) == {
+        "body.bin": "sha256:" + hashlib.sha256(b"by hand").hexdigest()
+    }
 
 
 def npy():
@@ -278,7 +307,7 @@ def test_a_cache_that_cannot_be_one(site, tmp_path):
 
 FETCH = """
 import sys
-from sentiment_kit.reviews import Dataset, fetch_dataset
+from sentiment_kit.data.datasets import Dataset, fetch_dataset
 url, sha, cache = sys.argv[1:]
 [path] = fetch_dataset("it", cache, {"it": Dataset("", {"body.bin": (url, sha)})})
 print(len(path.read_bytes()))
@@ -353,7 +382,10 @@ def test_hostile_archives_leave_nothing_anywhere(tmp_path, members, reason):
     def fill(x):
         return x.replace("{outside}", str(outside)) if isinstance(x, str) else x
 
-    members = [(fill(n), {k: fill(v) for k, v in w.items()} if isinstance(w, dict) else w) for n, w in members]
+    members = [
+        (fill(n), {k: fill(v) for k, v in w.items()} if isinstance(w, dict) else w)
+        for n, w in members
+    ]
     path = inside / "a.tar.gz"
     path.write_bytes(archive(("a/first.txt", b"fine"), *members))
     with pytest.raises(KitError, match=f"^{path} was not unpacked: its member .* {reason}|limits"):
@@ -363,7 +395,13 @@ def test_hostile_archives_leave_nothing_anywhere(tmp_path, members, reason):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"<html>", archive(("a", b"x" * 9000))[:-30], gzip.compress(b"not a tar"), archive(("a", b"x"))[:-1] + b"?"],
+    [
+        b"",
+        b"<html>",
+        archive(("a", b"x" * 9000))[:-30],
+        gzip.compress(b"not a tar"),
+        archive(("a", b"x"))[:-1] + b"?",
+    ],
     ids=["empty", "page", "cut", "no tar", "checksum"],
 )
 def test_damaged_archives_are_named(tmp_path, content):
@@ -387,7 +425,7 @@ def test_an_old_python_refuses(tmp_path, monkeypatch):
 
 DIES = """
 import os, sys, tarfile
-from sentiment_kit.files import unpack
+from sentiment_kit.data.downloads import unpack
 extract, calls = tarfile.TarFile.extract, []
 def counted(self, *args, **kwargs):
     calls.append(args)
@@ -419,7 +457,9 @@ def imdb():
         for name, stars in (("neg", 2), ("pos", 9))
         for n in range(20)
     ]
-    return archive(("aclImdb", dict(type=tarfile.DIRTYPE)), *members, ("aclImdb/train/unsup/0_0.txt", b"unsup"))
+    return archive(
+        ("aclImdb", dict(type=tarfile.DIRTYPE)), *members, ("aclImdb/train/unsup/0_0.txt", b"unsup")
+    )
 
 
 def test_imdb_from_the_archive_to_three_splits(site, tmp_path):
@@ -437,7 +477,10 @@ def test_imdb_from_the_archive_to_three_splits(site, tmp_path):
     assert all(data[k].texts == again[k].texts for k in data)
     for split, d in data.items():
         for text, label in zip(d.texts, d.labels, strict=True):
-            assert re.fullmatch(f"{'test' if split == 'test' else 'train'} {['neg', 'pos'][label]} \\d+ é<br />", text)
+            assert re.fullmatch(
+                f"{'test' if split == 'test' else 'train'} {['neg', 'pos'][label]} \\d+ é<br />",
+                text,
+            )
     assert len({*data["train"].texts, *data["valid"].texts}) == 40
     for path in (tmp_path / "it" / "unpacked" / "aclImdb" / "test" / "pos").iterdir():
         path.unlink()
@@ -447,7 +490,9 @@ def test_imdb_from_the_archive_to_three_splits(site, tmp_path):
 
 def test_sst_is_read_in_the_order_of_its_splits(site, tmp_path):
     for split in "train", "dev", "test":
-        site.files[f"{split}_binary_sent.csv"] = f'label,sentence\n1,"{split}, good"\n0,bad\n'.encode()
+        site.files[f"{split}_binary_sent.csv"] = (
+            f'label,sentence\n1,"{split}, good"\n0,bad\n'.encode()
+        )
     real = DATASETS["sst2"]
     files = {name: (site.url(url.rsplit("/", 1)[1]), None) for name, (url, _) in real.files.items()}
     data = load_dataset("sst2", tmp_path, {"sst2": replace(real, files=files)})
@@ -461,8 +506,12 @@ def test_hold_out_depends_on_texts_and_seed_alone():
     texts = [f"text {n}" for n in range(200)] + ["twice", "twice"]
     data = Texts(texts, np.array([0] * 150 + [1] * 52))
     rest, held = hold_out(data, share=0.2)
-    assert Counter(held.labels.tolist()) == {0: 30, 1: 10} and Counter(rest.texts + held.texts) == Counter(texts)
+    assert Counter(held.labels.tolist()) == {0: 30, 1: 10} and Counter(
+        rest.texts + held.texts
+    ) == Counter(texts)
     order = rng.permutation(len(data))
     shuffled = hold_out(Texts([texts[n] for n in order], data.labels[order]), share=0.2)[1]
-    assert sorted(shuffled.texts) == sorted(held.texts) != sorted(hold_out(data, 0.2, seed=1)[1].texts)
+    assert (
+        sorted(shuffled.texts) == sorted(held.texts) != sorted(hold_out(data, 0.2, seed=1)[1].texts)
+    )
     assert hold_out(data)[1].texts == [t for t in texts if t in set(hold_out(data)[1].texts)]

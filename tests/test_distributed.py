@@ -15,21 +15,19 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from sentiment_kit.distributed import (
+from sentiment_kit.data.files import KitError, write_json
+from sentiment_kit.model.mlstm import MLSTMState
+from sentiment_kit.training.distributed import (
     Extras,
     GradientReducer,
     World,
     check_same,
-    failure,
     fingerprint,
     gather_lanes,
     join_world,
-    root_cause,
-    run_processes,
     total,
 )
-from sentiment_kit.files import KitError, write_json
-from sentiment_kit.mlstm import MLSTMState
+from sentiment_kit.training.launcher import failure, root_cause, run_processes
 
 SHAPES = [(3, 5), (7,), (), (2, 1, 4)]
 
@@ -51,16 +49,22 @@ def agree(state):
         reducer, marks = GradientReducer(world), []
         for _ in range(3):
             mine = [g.clone() for g in every[rank]]
-            out = reducer.reduce_step(mine, Extras(torch.tensor(2.5), 100_001, overflow=torch.tensor(rank == 1)))
+            out = reducer.reduce_step(
+                mine, Extras(torch.tensor(2.5), 100_001, overflow=torch.tensor(rank == 1))
+            )
             marks.append(fingerprint(mine))
             check_same(world, marks[-1], "the averaged gradients")
             assert out == Extras(2.5 * size, 100_001 * size, overflow=True, stop=False)
-            same = torch.equal if size == 2 else torch.allclose  # two numbers have one order, four have several
+            same = (
+                torch.equal if size == 2 else torch.allclose
+            )  # two numbers have one order, four have several
             assert all(same(a, b) for a, b in zip(mine, mean, strict=True))
         assert len(set(marks)) == 1, "the same numbers, summed in the same order every time"
         assert len(reducer.buffers) == 1, "one buffer, one message"
 
-        whole = [torch.full(shape, float(rank + 1)) for shape in SHAPES]  # sums of small integers are exact
+        whole = [
+            torch.full(shape, float(rank + 1)) for shape in SHAPES
+        ]  # sums of small integers are exact
         out = reducer.reduce_step(whole, Extras(float("nan") if rank else 1.0, 7, stop=rank == 0))
         assert all(torch.equal(g, torch.full_like(g, (size + 1) / 2)) for g in whole)
         assert out.nats != out.nats and out[2:] == (False, True)
@@ -68,11 +72,15 @@ def agree(state):
         double = [g.double() for g in every[rank]]
         GradientReducer(world).reduce_step(double, Extras(0.0, 1))
         for a, parts in zip(double, zip(*every, strict=True), strict=True):
-            torch.testing.assert_close(a, sum(p.double() for p in parts) / size, rtol=1e-14, atol=1e-14)
+            torch.testing.assert_close(
+                a, sum(p.double() for p in parts) / size, rtol=1e-14, atol=1e-14
+            )
 
         coarse, halves = [g.clone() for g in every[rank]], GradientReducer(world, torch.bfloat16)
         out = halves.reduce_step(coarse, Extras(2.5, 100_001, stop=True))
-        assert out == Extras(2.5 * size, 100_001 * size, stop=True), "the extras are not rounded to bfloat16"
+        assert out == Extras(2.5 * size, 100_001 * size, stop=True), (
+            "the extras are not rounded to bfloat16"
+        )
         for a, b in zip(coarse, mean, strict=True):
             assert a.dtype == torch.float32
             torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
@@ -182,8 +190,10 @@ def parent_of(pid):
 def start(folder, target, **options):
     "`run_processes` called from a script of its own, which can be killed."
     call = f"run_processes('test_distributed:{target}', 2, [{str(folder)!r}], **{options!r})"
-    code = f"from sentiment_kit.distributed import run_processes\nprint('result', {call})"
-    env = dict(os.environ, PYTHONPATH=str(Path(__file__).parent), PYTHONUTF8="1", TMPDIR=str(folder))
+    code = f"from sentiment_kit.training.launcher import run_processes\nprint('result', {call})"
+    env = dict(
+        os.environ, PYTHONPATH=str(Path(__file__).parent), PYTHONUTF8="1", TMPDIR=str(folder)
+    )
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     return subprocess.Popen([sys.executable, "-u", "-c", code], env=env, **pipes)
 
@@ -203,11 +213,21 @@ def test_ranks_agree_and_lanes_survive_a_change_of_their_number():
 def test_alone_nothing_is_touched_or_allocated():
     with join_world("cpu") as world:
         gradients, reducer = gradients_of(0), GradientReducer(world)
-        out = reducer.reduce_step(gradients, Extras(torch.tensor(1.5), 3, overflow=torch.tensor(True)))
-        assert out == Extras(1.5, 3, overflow=True) and isinstance(out.nats, float) and out.overflow is True
+        out = reducer.reduce_step(
+            gradients, Extras(torch.tensor(1.5), 3, overflow=torch.tensor(True))
+        )
+        assert (
+            out == Extras(1.5, 3, overflow=True)
+            and isinstance(out.nats, float)
+            and out.overflow is True
+        )
         assert all(torch.equal(a, b) for a, b in zip(gradients, gradients_of(0), strict=True))
         state = MLSTMState(torch.ones(1, 2, 3), torch.ones(1, 2, 3))
-        assert gather_lanes(state, world) is state and total(world, 3) == [3.0] and reducer.buffers == []
+        assert (
+            gather_lanes(state, world) is state
+            and total(world, 3) == [3.0]
+            and reducer.buffers == []
+        )
         check_same(world, "0" * 64, "nothing")
     assert world == World() and not dist.is_initialized()
 
@@ -217,7 +237,11 @@ def test_a_fingerprint_sees_one_bit_and_every_type():
         tensors = [torch.zeros(3, 4, dtype=dtype), torch.ones((), dtype=dtype)]
         changed = [tensors[0].clone(), tensors[1]]
         changed[0][2, 1] = 1
-        assert fingerprint(tensors) == fingerprint([t.clone() for t in tensors]) != fingerprint(changed)
+        assert (
+            fingerprint(tensors)
+            == fingerprint([t.clone() for t in tensors])
+            != fingerprint(changed)
+        )
     assert fingerprint([torch.zeros(2)]) != fingerprint([torch.zeros(2), torch.zeros(2)])
 
 
@@ -230,13 +254,18 @@ def test_a_fingerprint_sees_one_bit_and_every_type():
         ("raises", "rank 1 of 2 failed: ValueError: no such lane; its last lines:"),
         ("is killed", "rank 1 of 2 was killed by SIGKILL, by somebody or for want of memory"),
         ("hangs", "rank 0 of 2 failed: rank 0 lost the others while summing figures: "),
-        pytest.param("is deaf", "rank 0 of 2 failed: rank 0 lost the others", marks=pytest.mark.slow),
+        pytest.param(
+            "is deaf", "rank 0 of 2 failed: rank 0 lost the others", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_rank_that_fails_is_named_and_nobody_is_left(tmp_path, how, said):
     with pytest.raises(KitError) as caught:
         run_processes(
-            "test_distributed:go_wrong", 2, [str(tmp_path), how, 3 if said.startswith("rank 0") else 60], logs=tmp_path
+            "test_distributed:go_wrong",
+            2,
+            [str(tmp_path), how, 3 if said.startswith("rank 0") else 60],
+            logs=tmp_path,
         )
     first, *rest = str(caught.value).splitlines()
     assert first.startswith(said)
@@ -318,7 +347,10 @@ def test_an_error_in_the_caller_leaves_nobody(tmp_path, monkeypatch):
         if len(ranks(tmp_path)) == 2:
             raise ZeroDivisionError
 
-    monkeypatch.setattr("sentiment_kit.distributed.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    monkeypatch.setattr(
+        "sentiment_kit.training.launcher.time",
+        SimpleNamespace(sleep=sleep, monotonic=time.monotonic),
+    )
     with pytest.raises(ZeroDivisionError):
         run_processes("test_distributed:ignore_everything", 2, [str(tmp_path)])
     assert_nobody_left(tmp_path)
@@ -338,7 +370,9 @@ def test_two_nodes(tmp_path, endpoint, fail):
 
     def node(_):
         try:
-            return run_processes("test_distributed:add_ranks", 2, [str(tmp_path), fail], nnodes=2, endpoint=endpoint)
+            return run_processes(
+                "test_distributed:add_ranks", 2, [str(tmp_path), fail], nnodes=2, endpoint=endpoint
+            )
         except KitError as error:
             return str(error).splitlines()[0]
 
@@ -382,7 +416,9 @@ def test_a_target_that_no_process_could_import(target, said):
         run_processes(target, 2)
 
 
-@pytest.mark.parametrize("options", [{"nproc": 0}, {"nproc": 2, "nnodes": 2}, {"nproc": 2, "endpoint": "here:1"}])
+@pytest.mark.parametrize(
+    "options", [{"nproc": 0}, {"nproc": 2, "nnodes": 2}, {"nproc": 2, "endpoint": "here:1"}]
+)
 def test_a_launch_that_cannot_be(options):
     with pytest.raises(KitError, match="several nodes need an endpoint"):
         run_processes("os:getpid", **options)
@@ -390,11 +426,21 @@ def test_a_launch_that_cannot_be(options):
 
 def test_a_kit_error_of_a_rank_stays_one_sentence(tmp_path):
     said = "reviews.csv has no column 'text'; name another"
-    note = {"pid": 1, "time": 1.0, "error": f"KitError: {said}", "sentence": said, "lost": False, "traceback": "…"}
+    note = {
+        "pid": 1,
+        "time": 1.0,
+        "error": f"KitError: {said}",
+        "sentence": said,
+        "lost": False,
+        "traceback": "…",
+    }
     write_json(tmp_path / "rank-1.json", note)
     write_json(tmp_path / "rank-0.json", {"pid": 2, "result": None})
     assert str(failure(tmp_path, tmp_path, {}, 1, 2, [])) == f"rank 1 of 2 failed: {said}"
-    assert str(failure(tmp_path, tmp_path, {}, 1, 2, [signal.SIGTERM])) == f"rank 1 of 2 failed: {said}"
+    assert (
+        str(failure(tmp_path, tmp_path, {}, 1, 2, [signal.SIGTERM]))
+        == f"rank 1 of 2 failed: {said}"
+    )
 
 
 def test_an_interrupt_is_not_a_failure_of_the_ranks(tmp_path):
@@ -404,9 +450,14 @@ def test_an_interrupt_is_not_a_failure_of_the_ranks(tmp_path):
 
 
 def test_a_launcher_that_fails_shows_its_own_log_of_this_launch(tmp_path):
-    (tmp_path / "launcher.log").write_text("an older launch\nmany lines\nRendezvousTimeoutError: nobody came\n")
+    (tmp_path / "launcher.log").write_text(
+        "an older launch\nmany lines\nRendezvousTimeoutError: nobody came\n"
+    )
     said = str(failure(tmp_path, tmp_path, {"launcher.log": len("an older launch\n")}, 1, 4, []))
-    assert said == "torchrun ended with status 1; its last lines:\n  many lines\n  RendezvousTimeoutError: nobody came"
+    assert (
+        said
+        == "torchrun ended with status 1; its last lines:\n  many lines\n  RendezvousTimeoutError: nobody came"
+    )
 
 
 def test_who_is_to_blame():
@@ -421,7 +472,9 @@ def test_who_is_to_blame():
         "the first, not the lowest": root_cause({0: error(2.01), 1: error(2.0)}, []),
         "an echo came first": root_cause({0: lost, 1: error(5.0)}, exits((0, 1, 1), (1, 1, 5))),
         "killed, not those who lost it": root_cause({0: lost, 1: {}}, exits((0, 1, 1), (1, -9, 2))),
-        "killed by torchrun 30 s later": root_cause({0: lost, 1: {}}, exits((0, 1, 1), (1, -9, 31))),
+        "killed by torchrun 30 s later": root_cause(
+            {0: lost, 1: {}}, exits((0, 1, 1), (1, -9, 31))
+        ),
         "ended by torchrun at once": root_cause({0: lost, 1: {}}, exits((0, 1, 1), (1, -15, 1))),
         "crashed": root_cause({0: lost, 1: {}}, exits((1, -11, 1), (0, 1, 1))),
         "gone with a status": root_cause({0: {}, 1: {}}, exits((1, 3, 1), (0, -15, 1))),

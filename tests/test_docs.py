@@ -30,8 +30,13 @@ def site(tmp_path_factory):
 
     run = tmp_path_factory.mktemp("runs") / "first_look"
     (run / "notebooks").mkdir(parents=True)
-    notebook, told = nbformat.read(ROOT / "nbs/runs/61_train.ipynb", 4), dict(tags=["injected-parameters"])
-    notebook.cells.insert(2, nbformat.v4.new_code_cell('run = "/home/somebody/out/first_look"', metadata=told))
+    notebook, told = (
+        nbformat.read(ROOT / "nbs/runs/61_train.ipynb", 4),
+        dict(tags=["injected-parameters"]),
+    )
+    notebook.cells.insert(
+        2, nbformat.v4.new_code_cell('run = "/home/somebody/out/first_look"', metadata=told)
+    )
     nbformat.write(notebook, run / "notebooks" / "61_train.ipynb")
     site = tmp_path_factory.mktemp("docs") / "site"
     made = build(site, [run])
@@ -65,7 +70,9 @@ def test_every_page_opens_from_the_disk_with_the_network_off(site):
 
 
 def test_shared_parts_are_there_once(site):
-    large = [path.name for path in site.rglob("*") if path.is_file() and path.stat().st_size > 1_000_000]
+    large = [
+        path.name for path in site.rglob("*") if path.is_file() and path.stat().st_size > 1_000_000
+    ]
     assert large == ["plotly.min.js"]
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 15_000_000
 
@@ -73,7 +80,12 @@ def test_shared_parts_are_there_once(site):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_accessible(site, dark):
     with open_tab(dark) as tab:
-        for name in ("index", "tour/91_inside_the_mlstm", "lib/40_heatmap", "runs/63_map_the_neuron"):
+        for name in (
+            "index",
+            "tour/91_inside_the_mlstm",
+            "lib/looking/20_heatmap",
+            "runs/63_map_the_neuron",
+        ):
             tab.page.goto((site / f"{name}.html").as_uri())
             assert tab.axe() == [], name
             tab.screenshot(f"docs_{name.split('/')[-1]}_{'dark' if dark else 'light'}")

@@ -5,7 +5,13 @@ import shutil
 import subprocess
 
 import pytest
-from sync import ROOT, SCRIPTS, default_exp, notebooks, readme, stale_modules
+from sync import ROOT, SCRIPTS, default_exp, module_path, modules, notebooks, readme, stale_modules
+
+
+def written(package):
+    "What nbdev writes: all but the hand-written `__init__.py` at the top."
+    paths = [path for path in package.rglob("*.py") if path != package / "__init__.py"]
+    return {str(path.relative_to(package)): path.read_text(encoding="utf-8") for path in paths}
 
 
 def test_package_equals_a_fresh_export(tmp_path):
@@ -13,8 +19,7 @@ def test_package_equals_a_fresh_export(tmp_path):
     shutil.copy(ROOT / "settings.ini", tmp_path)
     (tmp_path / "sentiment_kit").mkdir()
     subprocess.run([SCRIPTS / "nbdev_export"], cwd=tmp_path, check=True)
-    fresh = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "sentiment_kit").glob("*.py")}
-    ours = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "sentiment_kit").glob("*.py")}
+    fresh, ours = (written(root / "sentiment_kit") for root in (tmp_path, ROOT))
     assert set(ours) == set(fresh), "run `make sync`: modules and notebooks do not match"
     assert [name for name in fresh if fresh[name] != ours[name]] == [], (
         "run `make sync`: these differ from their notebooks"
@@ -23,26 +28,32 @@ def test_package_equals_a_fresh_export(tmp_path):
 
 def test_no_stale_module():
     assert stale_modules() == []
-    assert {path.stem for path in (ROOT / "sentiment_kit").glob("[!_]*.py")} == {
-        default_exp(path) for path in notebooks("lib")
-    }
+    assert modules() == sorted(module_path(default_exp(path)) for path in notebooks("lib"))
 
 
 def test_everything_exported_is_in_git():
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    listed = subprocess.run(["git", "ls-files", "sentiment_kit", "nbs"], cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "sentiment_kit", "nbs"], cwd=ROOT, capture_output=True, text=True
+    )
     tracked = set(listed.stdout.split("\n"))
-    made = [*(ROOT / "sentiment_kit").glob("*.py"), *notebooks()]
-    assert [path.name for path in made if str(path.relative_to(ROOT)) not in tracked] == [], "git add them"
+    made = [*(ROOT / "sentiment_kit").rglob("*.py"), *notebooks()]
+    assert [path.name for path in made if str(path.relative_to(ROOT)) not in tracked] == [], (
+        "git add them"
+    )
 
 
 def test_readme_equals_the_index():
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run `make sync`: README.md is not index.ipynb"
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), (
+        "run `make sync`: README.md is not index.ipynb"
+    )
 
 
 def test_links_of_the_readme_lead_somewhere():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)\s]+)", text) if not re.match(r"https?://|#", link)]
+    links = [
+        link for link in re.findall(r"\]\(([^)\s]+)", text) if not re.match(r"https?://|#", link)
+    ]
     assert len(links) > 20
     assert [link for link in links if not (ROOT / link.split("#")[0]).exists()] == []

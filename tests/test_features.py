@@ -7,17 +7,15 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from sentiment_kit.features import (
+from sentiment_kit.data.files import KitError
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.reading import ModelStates, encode_texts, fill_lanes
+from sentiment_kit.transfer.features import (
     ByteFeaturizer,
-    ModelStates,
     cached_features,
-    encode_texts,
-    fill_lanes,
     pooled_states,
     record_states,
 )
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
 
 TEXTS = ["", "a", "Zoë 🙂 & <b>", "long " * 130, "short", "x" * 300, "again and again", "b" * 253]
 
@@ -32,7 +30,9 @@ def pooled(values_TU, pool):
 
 
 @pytest.mark.parametrize("pool", ["last", "mean", "max", "min"])
-@pytest.mark.parametrize("changes", [{}, dict(cell="lstm", weight_norm=False), dict(n_layers=2)], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, dict(cell="lstm", weight_norm=False), dict(n_layers=2)], ids=str
+)
 def test_slot_refill_equals_one_by_one(pool, changes):
     model = make_model(**changes)
     expected_NU = np.stack([pooled(record_states(model, text), pool) for text in TEXTS])
@@ -115,7 +115,9 @@ def test_cache_key_holds_model_texts_and_options(tmp_path):
     ]
     for n, (featurizer, texts) in enumerate(variants):
         for _ in range(2):
-            np.testing.assert_array_equal(cached_features(featurizer, texts, tmp_path), featurizer.transform(texts))
+            np.testing.assert_array_equal(
+                cached_features(featurizer, texts, tmp_path), featurizer.transform(texts)
+            )
             assert len(list(tmp_path.iterdir())) == n + 1
     cached_features(ByteFeaturizer(make_model(), lanes=1, progress=True), ["ab", "c"], tmp_path)
     assert len(list(tmp_path.iterdir())) == len(variants)  # lanes and the bar change no number
@@ -126,7 +128,12 @@ def test_a_hit_reads_no_text_and_a_damaged_file_is_made_again(tmp_path, monkeypa
     X_NU = cached_features(featurizer, TEXTS, tmp_path)
     [path] = tmp_path.iterdir()
     whole = path.read_bytes()
-    for damaged in (whole[:100], b"", whole[:-200] + b"\0" * 200, whole.replace(X_NU.tobytes()[:8], b"\0" * 8)):
+    for damaged in (
+        whole[:100],
+        b"",
+        whole[:-200] + b"\0" * 200,
+        whole.replace(X_NU.tobytes()[:8], b"\0" * 8),
+    ):
         path.write_bytes(damaged)
         np.testing.assert_array_equal(cached_features(featurizer, TEXTS, tmp_path), X_NU)
         assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]

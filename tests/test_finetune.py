@@ -13,28 +13,36 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from sentiment_kit import finetune
-from sentiment_kit.features import ByteFeaturizer, ModelStates, encode_texts
-from sentiment_kit.files import KitError
-from sentiment_kit.finetune import (
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.text import encode
+from sentiment_kit.looking.heatmap_widget import HeatmapWidget
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.loss import cross_entropy
+from sentiment_kit.model.mlstm import MLSTMState
+from sentiment_kit.model.reading import ModelStates, encode_texts
+from sentiment_kit.transfer import bulk
+from sentiment_kit.transfer.bulk import classify_file, write_features
+from sentiment_kit.transfer.classifier import LabelLogits, TextClassifier
+from sentiment_kit.transfer.features import ByteFeaturizer
+from sentiment_kit.transfer.finetune import (
     FinetuneConfig,
-    LabelLogits,
-    TextClassifier,
     best_threshold,
-    classify_file,
     last_cells,
     length_batches,
-    load_texts,
-    write_features,
 )
-from sentiment_kit.heatmap import HeatmapWidget
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.loss import cross_entropy
-from sentiment_kit.mlstm import MLSTMState
-from sentiment_kit.text import encode
-from sentiment_kit.transfer import SentimentProbe
+from sentiment_kit.transfer.labels import load_texts
+from sentiment_kit.transfer.probe import SentimentProbe
 
-TEXTS = ["broke", "holds well", "it broke on day one", "fine, it holds", "🙂", "broke again", "", "a" * 90]
+TEXTS = [
+    "broke",
+    "holds well",
+    "it broke on day one",
+    "fine, it holds",
+    "🙂",
+    "broke again",
+    "",
+    "a" * 90,
+]
 
 
 def tiny(precision="fp32", **options):
@@ -46,17 +54,24 @@ def made_up(n=60, seed=0):
     "Texts whose label is their second word."
     rng = np.random.default_rng(seed)
     words = rng.choice(["bad", "good", "mixed"], n)
-    return [f"the {word} {thing}" for word, thing in zip(words, rng.choice(["lid", "strap"], n), strict=True)], words
+    return [
+        f"the {word} {thing}"
+        for word, thing in zip(words, rng.choice(["lid", "strap"], n), strict=True)
+    ], words
 
 
 def quick(mode="full", **options):
-    return FinetuneConfig(**(dict(mode=mode, epochs=2, batch_size=16, lr=1e-2, lm_lr=1e-2) | options))
+    return FinetuneConfig(
+        **(dict(mode=mode, epochs=2, batch_size=16, lr=1e-2, lm_lr=1e-2) | options)
+    )
 
 
 @pytest.fixture(scope="module")
 def classifier():
     texts, words = made_up()
-    return TextClassifier(tiny(), quick("frozen")).fit(texts[:40], words[:40], texts[40:], words[40:])
+    return TextClassifier(tiny(), quick("frozen")).fit(
+        texts[:40], words[:40], texts[40:], words[40:]
+    )
 
 
 def alone(model, text, max_bytes):
@@ -71,7 +86,9 @@ def alone(model, text, max_bytes):
     return state.c_LBH[-1, 0], cross_entropy(logits_BTV[:, :-1], ids_BT[:, 1:]) * n if n else 0.0, n
 
 
-@pytest.mark.parametrize("options", [{}, dict(cell="lstm", n_layers=2, weight_norm=False)], ids=["mlstm", "lstm"])
+@pytest.mark.parametrize(
+    "options", [{}, dict(cell="lstm", n_layers=2, weight_norm=False)], ids=["mlstm", "lstm"]
+)
 @pytest.mark.parametrize("max_bytes", [1000, 20, 1])
 def test_cells_loss_and_gradients_are_those_of_one_text_at_a_time(options, max_bytes):
     model, encoded = tiny(**options), encode_texts(TEXTS, "openai")
@@ -80,7 +97,9 @@ def test_cells_loss_and_gradients_are_those_of_one_text_at_a_time(options, max_b
     def gradients(c_BU, nats):
         model.zero_grad()
         ((c_BU * weight_BU).sum() + nats).backward()
-        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+        return [
+            torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()
+        ]
 
     c_BU, nats = last_cells(model, encoded, max_bytes, with_lm=True)
     fast = gradients(c_BU, nats)
@@ -120,12 +139,17 @@ def test_best_threshold_is_that_of_trying_all():
     for n in (1, 2, 7, 40):
         for _ in range(30):
             p_N, y_N = rng.integers(1, 7, n) / 6, rng.integers(0, 2, n)
-            tried = [2 * ((p_N > t) & (y_N == 1)).sum() / max((p_N > t).sum() + y_N.sum(), 1) for t in (-1, *p_N)]
+            tried = [
+                2 * ((p_N > t) & (y_N == 1)).sum() / max((p_N > t).sum() + y_N.sum(), 1)
+                for t in (-1, *p_N)
+            ]
             threshold, f1 = best_threshold(p_N, y_N)
             assert not y_N.any() or f1 == pytest.approx(max(tried))
             said = p_N > threshold
             if y_N.any():
-                assert 2 * (said & (y_N == 1)).sum() / max(said.sum() + y_N.sum(), 1) == pytest.approx(f1)
+                assert 2 * (said & (y_N == 1)).sum() / max(
+                    said.sum() + y_N.sum(), 1
+                ) == pytest.approx(f1)
 
 
 def test_frozen_is_the_sentiment_probe():
@@ -134,7 +158,9 @@ def test_frozen_is_the_sentiment_probe():
     classifier = TextClassifier(model, quick("frozen")).fit(texts[:60], y[:60], texts[60:], y[60:])
     X_NU = ByteFeaturizer(model).transform(texts)
     probe = SentimentProbe().fit(X_NU[:60], y[:60], X_NU[60:], y[60:])
-    np.testing.assert_allclose(classifier.predict_proba(texts), probe.predict_proba(X_NU), atol=1e-4)
+    np.testing.assert_allclose(
+        classifier.predict_proba(texts), probe.predict_proba(X_NU), atol=1e-4
+    )
     assert classifier.valid_score_ == probe.valid_accuracy_ and classifier.model_ is model
     assert set(classifier.predict(texts)) <= {"good", "bad"}
 
@@ -143,9 +169,11 @@ def test_frozen_is_the_sentiment_probe():
 @pytest.mark.parametrize("task", ["binary", "multi-class", "multi-label"])
 def test_every_mode_does_every_task(mode, task):
     texts, words = made_up()
-    y = {"binary": words == "bad", "multi-class": words, "multi-label": words[:, None] == np.array(["bad", "good"])}[
-        task
-    ]
+    y = {
+        "binary": words == "bad",
+        "multi-class": words,
+        "multi-label": words[:, None] == np.array(["bad", "good"]),
+    }[task]
     model = tiny()
     before = {name: t.clone() for name, t in model.state_dict().items()}
     names = ["bad", "good"] if task == "multi-label" else None
@@ -157,7 +185,9 @@ def test_every_mode_does_every_task(mode, task):
     else:
         np.testing.assert_allclose(p_NK.sum(1), 1)
         assert classifier.score(texts, y) == np.mean(said == y)
-    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items()), "the given model stays"
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items()), (
+        "the given model stays"
+    )
     assert (classifier.model_ is model) == (mode != "full")
     best = max(record["valid_score"] for record in classifier.history_)
     assert classifier.valid_score_ == pytest.approx(best), "the best epoch is what is kept"
@@ -176,7 +206,10 @@ def test_it_stops_when_nothing_gets_better_and_keeps_what_was_best():
 def test_the_same_seed_gives_the_same_classifier():
     texts, words = made_up(40)
     model, state = tiny(), torch.random.get_rng_state()
-    a, b = (TextClassifier(model, quick(dropout=0.5)).fit(texts, words).predict_proba(texts) for _ in range(2))
+    a, b = (
+        TextClassifier(model, quick(dropout=0.5)).fit(texts, words).predict_proba(texts)
+        for _ in range(2)
+    )
     np.testing.assert_array_equal(a, b)
     assert torch.equal(torch.random.get_rng_state(), state), "other chance numbers are not touched"
 
@@ -190,9 +223,15 @@ def test_low_precision_learns_too(precision):
 
 def test_the_own_loss_keeps_the_language_model_a_language_model():
     texts, words = made_up(60)
-    fitted = [TextClassifier(tiny(), quick(lm_weight=w, epochs=4)).fit(texts, words) for w in (1.0, 0.0)]
+    fitted = [
+        TextClassifier(tiny(), quick(lm_weight=w, epochs=4)).fit(texts, words) for w in (1.0, 0.0)
+    ]
     bits = [cross_entropy(*_one(k.model_, texts[0])).item() for k in fitted]
-    assert bits[0] < bits[1] - 0.1 and "lm_bits" in fitted[0].history_[-1] and "lm_bits" not in fitted[1].history_[-1]
+    assert (
+        bits[0] < bits[1] - 0.1
+        and "lm_bits" in fitted[0].history_[-1]
+        and "lm_bits" not in fitted[1].history_[-1]
+    )
 
 
 def _one(model, text):
@@ -203,7 +242,9 @@ def _one(model, text):
 def test_sklearn_knows_it():
     model = tiny()
     copy = clone(TextClassifier(model, quick("head"), progress=True))
-    assert copy.model is model and copy.config.mode == "head" and copy.get_params()["progress"] is True
+    assert (
+        copy.model is model and copy.config.mode == "head" and copy.get_params()["progress"] is True
+    )
 
 
 # ── folders
@@ -225,7 +266,9 @@ def test_a_folder_gives_back_the_same_answers_and_notices_damage(classifier, tmp
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_half_precision_on_the_disk_halves_the_model_and_hardly_moves_an_answer(classifier, tmp_path):
+def test_half_precision_on_the_disk_halves_the_model_and_hardly_moves_an_answer(
+    classifier, tmp_path
+):
     whole = classifier.save_pretrained(tmp_path / "whole")
     half = classifier.save_pretrained(tmp_path / "half", torch.float16)
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
@@ -240,9 +283,14 @@ def test_the_opinion_after_every_byte_is_that_of_the_text_so_far(classifier):
     assert z_TK.shape == (len(encoded), opinion.n_units) == (len(encoded), 3)
     for t in (1, len(encoded) // 2, len(encoded)):
         p_K = 1 / (1 + np.exp(-z_TK[t - 1].astype(float)))
-        np.testing.assert_allclose(p_K / p_K.sum(), classifier.predict_proba([encoded[:t]])[0], atol=1e-4)
+        np.testing.assert_allclose(
+            p_K / p_K.sum(), classifier.predict_proba([encoded[:t]])[0], atol=1e-4
+        )
     np.testing.assert_array_equal(opinion.trace(encoded, [2, 0]), z_TK[:, [2, 0]])
-    for units in ([3], [-1]):  # in the panels a minus turns a unit round, so it counts from no end here
+    for units in (
+        [3],
+        [-1],
+    ):  # in the panels a minus turns a unit round, so it counts from no end here
         with pytest.raises(KitError, match="not all in 0 … 2"):
             opinion.trace(encoded, units)
     assert opinion.digest == LabelLogits(classifier).digest != ModelStates(classifier.model_).digest
@@ -272,7 +320,10 @@ def two_files(tmp_path):
     texts[300] = 'a "quoted", 🙂\nline'
     texts[301] = "long " * 400
     texts[302] = ""
-    return [write_rows(tmp_path / "a.jsonl", texts[:500]), write_rows(tmp_path / "b.jsonl", texts[500:])]
+    return [
+        write_rows(tmp_path / "a.jsonl", texts[:500]),
+        write_rows(tmp_path / "b.jsonl", texts[500:]),
+    ]
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
@@ -280,9 +331,16 @@ def test_a_broken_off_run_ends_like_a_whole_one(classifier, two_files, tmp_path,
     whole = classify_file(classifier, two_files, tmp_path / f"whole.{form}")
     assert (whole.n_rows, whole.left_out, whole.why) == (599, 1, "empty text")
     content = whole.path.read_bytes()
-    asked, answer = [], finetune.result_lines
-    monkeypatch.setattr(finetune, "result_lines", lambda k, chunk, form: asked.append(chunk) or answer(k, chunk, form))
-    part = tmp_path / f"again.{form}.{finetune.job_digest(classifier, two_files, 'reviewText', '.' + form)[:12]}.part"
+    asked, answer = [], bulk.result_lines
+    monkeypatch.setattr(
+        bulk,
+        "result_lines",
+        lambda k, chunk, form: asked.append(chunk) or answer(k, chunk, form),
+    )
+    part = (
+        tmp_path
+        / f"again.{form}.{bulk.job_digest(classifier, two_files, 'reviewText', '.' + form)[:12]}.part"
+    )
     for at in (0, 3, len(content) // 3, len(content) // 2, len(content) - 1, len(content)):
         asked.clear()
         part.write_bytes(content[:at])
@@ -297,7 +355,11 @@ def test_answers_stand_beside_source_and_row(classifier, two_files, tmp_path, fo
     with open(out, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f)) if form == "csv" else [json.loads(line) for line in f]
     assert [(r["source"], int(r["row"])) for r in rows[-2:]] == [("b.jsonl", 99), ("b.jsonl", 100)]
-    texts = [json.loads(line)["text"] for path in two_files for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [
+        json.loads(line)["text"]
+        for path in two_files
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     texts.remove("")
     p_NK = classifier.predict_proba(texts)
     said = np.array([[float(r[f"p_{name}"]) for name in classifier.classes_] for r in rows])
@@ -308,9 +370,11 @@ def test_answers_stand_beside_source_and_row(classifier, two_files, tmp_path, fo
 def test_another_classifier_does_not_continue_the_part(classifier, two_files, tmp_path):
     texts, words = made_up()
     other = TextClassifier(tiny(), quick("head")).fit(texts, words)
-    first, second = (finetune.job_digest(k, two_files, "reviewText", ".csv") for k in (classifier, other))
+    first, second = (
+        bulk.job_digest(k, two_files, "reviewText", ".csv") for k in (classifier, other)
+    )
     write_rows(two_files[0], ["changed"])
-    assert len({first, second, finetune.job_digest(classifier, two_files, "reviewText", ".csv")}) == 3
+    assert len({first, second, bulk.job_digest(classifier, two_files, "reviewText", ".csv")}) == 3
 
 
 def test_whole_file_commands_refuse_what_cannot_be_meant(classifier, two_files, tmp_path):
@@ -330,10 +394,16 @@ def test_whole_file_commands_refuse_what_cannot_be_meant(classifier, two_files, 
 
 
 def test_features_of_files_are_those_of_their_texts(classifier, two_files, tmp_path):
-    written = write_features(classifier.model_, two_files, tmp_path / "f.npz", state="hidden", pool="mean")
+    written = write_features(
+        classifier.model_, two_files, tmp_path / "f.npz", state="hidden", pool="mean"
+    )
     with np.load(written.path, allow_pickle=False) as stored:
         found = {name: stored[name] for name in stored}
-    texts = [json.loads(line)["text"] for path in two_files for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [
+        json.loads(line)["text"]
+        for path in two_files
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     texts.remove("")
     X_NU = ByteFeaturizer(classifier.model_, "hidden", "mean").transform(texts)
     np.testing.assert_allclose(found["X_NU"], X_NU, atol=1e-5)
@@ -349,8 +419,12 @@ def test_features_to_parquet_or_a_sentence(classifier, two_files, tmp_path, monk
     monkeypatch.undo()
     assert [path.suffix for path in tmp_path.iterdir()] == [".jsonl"] * 2, "nothing is left behind"
     parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(write_features(classifier.model_, two_files, tmp_path / "f.parquet").path)
-    npz = np.load(write_features(classifier.model_, two_files, tmp_path / "f.npz").path, allow_pickle=False)
+    table = parquet.read_table(
+        write_features(classifier.model_, two_files, tmp_path / "f.parquet").path
+    )
+    npz = np.load(
+        write_features(classifier.model_, two_files, tmp_path / "f.npz").path, allow_pickle=False
+    )
     np.testing.assert_array_equal(np.array(table["features"].to_pylist(), np.float32), npz["X_NU"])
     assert table["row"].to_pylist() == npz["row_N"].tolist()
 
@@ -360,10 +434,19 @@ def test_classify_survives_kills(classifier, tmp_path, request):
     "A process killed at chance moments and started again, until it ends."
     files = [write_rows(tmp_path / "many.jsonl", made_up(20_000)[0])]
     classifier.save_pretrained(tmp_path / "kept")
-    whole = classify_file(TextClassifier.from_pretrained(tmp_path / "kept"), files, tmp_path / "whole.csv")
-    code = "import sys; from sentiment_kit.finetune import *; print('up', flush=True); "
+    whole = classify_file(
+        TextClassifier.from_pretrained(tmp_path / "kept"), files, tmp_path / "whole.csv"
+    )
+    code = "import sys; from sentiment_kit.transfer.bulk import *; from sentiment_kit.transfer.classifier import *; print('up', flush=True); "
     code += "classify_file(TextClassifier.from_pretrained(sys.argv[1]), sys.argv[2], sys.argv[3])"
-    command = [sys.executable, "-c", code, str(tmp_path / "kept"), str(files[0]), str(tmp_path / "killed.csv")]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path / "kept"),
+        str(files[0]),
+        str(tmp_path / "killed.csv"),
+    ]
     kills, rng = request.config.getoption("--n") or 5, np.random.default_rng()
     for _ in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -380,7 +463,14 @@ def test_classify_survives_kills(classifier, tmp_path, request):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(mode="all"), dict(epochs=0), dict(lr=0), dict(dropout=1.0), dict(batch_bytes=10), dict(lm_weight=-1)],
+    [
+        dict(mode="all"),
+        dict(epochs=0),
+        dict(lr=0),
+        dict(dropout=1.0),
+        dict(batch_bytes=10),
+        dict(lm_weight=-1),
+    ],
 )
 def test_settings_that_cannot_be_meant(options):
     with pytest.raises(KitError, match=next(iter(options))):
@@ -416,8 +506,12 @@ def test_more_sentences(classifier):
     with pytest.raises(KitError, match="cannot be set aside"):
         TextClassifier(tiny()).fit(["a", "b"], ["x", "y"])
     with pytest.raises(KitError, match="2 columns, but there are 1 label names"):
-        TextClassifier(tiny(), label_names=["one"]).fit(texts, np.stack([words == "bad", words == "good"], 1))
-    assert classifier.predict_proba([]).shape == (0, 3) and classifier.predict_proba([b""]).shape == (1, 3)
+        TextClassifier(tiny(), label_names=["one"]).fit(
+            texts, np.stack([words == "bad", words == "good"], 1)
+        )
+    assert classifier.predict_proba([]).shape == (0, 3) and classifier.predict_proba(
+        [b""]
+    ).shape == (1, 3)
 
 
 def test_long_and_odd_texts_are_handled():
@@ -439,11 +533,16 @@ def test_a_text_of_100_kilobytes_is_a_text():
 
 def test_labels_from_files(tmp_path):
     path = tmp_path / "many.csv"
-    path.write_text("Tweet,joy,fear,mood\nso glad,1,0,up\n🙂,1.0,0,up\noh no,0,1,down\n", encoding="utf-8")
+    path.write_text(
+        "Tweet,joy,fear,mood\nso glad,1,0,up\n🙂,1.0,0,up\noh no,0,1,down\n", encoding="utf-8"
+    )
     texts, table = load_texts(path, ["joy", "fear"], "Tweet")
     assert texts == ["so glad", "🙂", "oh no"] and table.tolist() == [[1, 0], [1, 0], [0, 1]]
     assert load_texts(path, "mood", "Tweet")[1].tolist() == ["up", "up", "down"]
-    for key, said in (("anger", "has no column 'anger'"), (["joy", "mood"], "row 1: mood is 'up'; it must be 0 or 1")):
+    for key, said in (
+        ("anger", "has no column 'anger'"),
+        (["joy", "mood"], "row 1: mood is 'up'; it must be 0 or 1"),
+    ):
         with pytest.raises(KitError, match=said):
             load_texts(path, key, "Tweet")
     path.write_text("Tweet,mood\nso glad,\n", encoding="utf-8")

@@ -14,19 +14,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from torch import nn
 from triton_copies import interpreted, private_copy
 
-from sentiment_kit import norms
-from sentiment_kit.files import KitError
-from sentiment_kit.fp16 import (
+from sentiment_kit.data.files import KitError
+from sentiment_kit.model import norms
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.loss import cross_entropy
+from sentiment_kit.model.norms import fused_norm
+from sentiment_kit.training.fp16 import (
     POLICIES,
     DynamicLossScaler,
     MasterParams,
     StaticLossScaler,
-    fused_norm,
     scaler_for,
     unscale_gradients,
 )
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.loss import cross_entropy
 
 INF, NAN = float("inf"), float("nan")
 
@@ -103,7 +103,10 @@ def test_which_precision_gets_which():
     assert type(scaler_for("fp16")) is DynamicLossScaler
     for precision in ("fp32", "bf16"):
         assert type(scaler_for(precision)) is StaticLossScaler and scaler_for(precision).scale == 1
-    assert type(scaler_for("fp16", static=128)) is StaticLossScaler and scaler_for("fp16", static=128).scale == 128
+    assert (
+        type(scaler_for("fp16", static=128)) is StaticLossScaler
+        and scaler_for("fp16", static=128).scale == 128
+    )
     assert [name for name, policy in POLICIES.items() if policy.loss_scale] == ["fp16"]
     with pytest.raises(KitError, match="fp8"):
         scaler_for("fp8")
@@ -144,7 +147,9 @@ def test_unscaling_divides(sizes, power, shares, seed):
     assert not scaler.unscale(ours, shares)
     torch.testing.assert_close(ours, [g / (2.0**power * shares) for g in gradients])
     if shares in (1, 2, 4, 8):  # powers of two add no error
-        assert all(torch.equal(a, g / (2.0**power * shares)) for a, g in zip(ours, gradients, strict=True))
+        assert all(
+            torch.equal(a, g / (2.0**power * shares)) for a, g in zip(ours, gradients, strict=True)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -246,7 +251,11 @@ def test_gradients_underflow_without_a_scale_and_not_with_it():
     exact = gradient_of("fp32", 1.0, ids_BT)
     error = {
         name: ((gradient_of("fp16", scale, ids_BT) - exact).norm() / exact.norm()).item()
-        for name, scale in (("scaled", 2.0**16), ("plain", 1.0), ("a batch 32 times as large", 2.0**-5))
+        for name, scale in (
+            ("scaled", 2.0**16),
+            ("plain", 1.0),
+            ("a batch 32 times as large", 2.0**-5),
+        )
     }
     print(error)
     assert error["scaled"] < 0.001 and error["plain"] > 4 * error["scaled"]
@@ -257,7 +266,11 @@ def test_fp16_with_a_scaler_learns_what_fp32_learns():
     "The same 60 steps; one of the scalers starts far too high and has to come down first."
     losses, scalers = {}, {}
     high = lambda: DynamicLossScaler(scale=2.0**36, ceiling=2.0**36)  # noqa: E731
-    for name, make in (("fp32", lambda: scaler_for("fp32")), ("fp16", lambda: scaler_for("fp16")), ("high", high)):
+    for name, make in (
+        ("fp32", lambda: scaler_for("fp32")),
+        ("fp16", lambda: scaler_for("fp16")),
+        ("high", high),
+    ):
         model = tiny("fp32" if name == "fp32" else "fp16")
         optimizer, scaler = torch.optim.Adam(model.parameters(), lr=0.02), make()
         taken = 0
@@ -267,7 +280,9 @@ def test_fp16_with_a_scaler_learns_what_fp32_learns():
         losses[name], scalers[name] = loss / math.log(2), scaler
     print(losses, {name: (s.scale, s.skipped) for name, s in scalers.items()})
     assert losses["fp32"] < 4
-    assert abs(losses["fp16"] - losses["fp32"]) < 0.02 and abs(losses["high"] - losses["fp32"]) < 0.02
+    assert (
+        abs(losses["fp16"] - losses["fp32"]) < 0.02 and abs(losses["high"] - losses["fp32"]) < 0.02
+    )
     assert scalers["fp16"].skipped == 0 and scalers["high"].skipped > 0
     assert scalers["high"].scale == 2.0 ** (36 - scalers["high"].skipped)
 
@@ -329,7 +344,13 @@ def test_masters_train_like_fp32_within_rounding(windows):
         print(f"{precision}: {got:.4f} nats, fp32 without masters {want:.4f}")
         assert abs(got - want) < bound * want, (precision, got, want)
         assert net.head.weight is net.embed.weight
-        assert set(masters.masters) == {"embed.weight", "body.weight", "body.bias", "unused.weight", "unused.bias"}
+        assert set(masters.masters) == {
+            "embed.weight",
+            "body.weight",
+            "body.bias",
+            "unused.weight",
+            "unused.bias",
+        }
         assert torch.equal(masters.masters["unused.bias"], start["unused.bias"])
         for name, p in net.named_parameters():
             rounded = start[name].to(POLICIES[precision].operands).float()
@@ -362,7 +383,9 @@ def test_gradients_move_and_are_unscaled_in_fp32():
         module.weight.grad = torch.tensor([[2.0**-10, 1.0]], dtype=torch.float16)
         (gradient,) = masters.collect_gradients(scale=2.0**16)
         assert module.weight.grad is None and gradient.dtype == torch.float32
-        assert torch.equal(gradient, n * torch.tensor([[2.0**-26, 2.0**-16]]))  # the first is 0 in fp16
+        assert torch.equal(
+            gradient, n * torch.tensor([[2.0**-26, 2.0**-16]])
+        )  # the first is 0 in fp16
 
 
 def test_master_state_goes_round_and_another_modules_is_refused():
@@ -392,7 +415,11 @@ def assortment(device="cpu"):
     torch.manual_seed(0)
     made = [torch.randn(n, device=device) for n in (2**16, 2**16 + 1, 0, 1, 3 * 2**16 + 5)]
     made[1], made[4] = made[1].half(), made[4].bfloat16()
-    return [*made, torch.randn(30, 50, device=device).t(), torch.randn(2, 3, device=device, requires_grad=True)]
+    return [
+        *made,
+        torch.randn(30, 50, device=device).t(),
+        torch.randn(2, 3, device=device, requires_grad=True),
+    ]
 
 
 def check_norm(two_pass_norm, device, bound=1e-6):
@@ -424,10 +451,15 @@ def test_norm_of_millions_is_exact():
 def test_norm_without_the_kernel():
     check_norm(fused_norm, "cpu", bound=4e-6)
     assert fused_norm([]) == 0
-    assert fused_norm([torch.ones(4, dtype=torch.float64), torch.ones(5).half()]).dtype == torch.float64
+    assert (
+        fused_norm([torch.ones(4, dtype=torch.float64), torch.ones(5).half()]).dtype
+        == torch.float64
+    )
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton was imported as an interpreter")
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="Triton was imported as an interpreter"
+)
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 def test_kernel_of_the_norm_compiles_for_a_gpu_with_wide_loads(dtype, tmp_path, monkeypatch):
     pytest.importorskip("triton")
@@ -440,7 +472,9 @@ def test_kernel_of_the_norm_compiles_for_a_gpu_with_wide_loads(dtype, tmp_path, 
     types = {"x_N": f"*{dtype}", "partial_PK": "*fp32", "first": "i32", "N": "i32"}
     types |= dict.fromkeys(("STRETCH", "LANES"), "constexpr")
     aligned = {(k,): [["tt.divisibility", 16]] for k in (0, 1, 3)}  # addresses, and N of any matrix
-    source = ASTSource(fn, types, constexprs={"STRETCH": norms.STRETCH, "LANES": norms.LANES}, attrs=aligned)
+    source = ASTSource(
+        fn, types, constexprs={"STRETCH": norms.STRETCH, "LANES": norms.LANES}, attrs=aligned
+    )
     code = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
     loads = re.findall(r"\bld\.global\S*", code)
     assert loads and all(".v4" in load for load in loads) and "atom" not in code

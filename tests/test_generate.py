@@ -7,9 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentiment_kit.features import text_bits
-from sentiment_kit.files import KitError
-from sentiment_kit.generate import (
+from sentiment_kit.data.files import KitError
+from sentiment_kit.model.generate import (
     characters,
     encode_prompt,
     generate,
@@ -20,8 +19,9 @@ from sentiment_kit.generate import (
     stream,
     written_bits,
 )
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.reference import step
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.reading import text_bits
+from sentiment_kit.model.reference import step
 
 PROMPTS = ["", "The", "Zoë 🙂 ", "long " * 60]
 
@@ -45,7 +45,9 @@ def oracle(model, prompt, n_bytes, temperature, seed):
     return bytes(text[start:])
 
 
-@pytest.mark.parametrize("changes", [{}, dict(cell="lstm", weight_norm=False), dict(n_layers=2)], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, dict(cell="lstm", weight_norm=False), dict(n_layers=2)], ids=str
+)
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_every_lane_equals_the_oracle(changes, temperature):
     model = make_model(**changes)
@@ -61,7 +63,11 @@ def test_every_lane_equals_the_oracle(changes, temperature):
 def clamped_oracle(model, prompt, n_bytes, seed, put):
     "One lane, a step at a time, by the oracle's own step: `put(t, c_H)` gives the cell that h is made from."
     weights = [layer.effective() for layer in model.rnn.layers]
-    prompt, noise, written = encode_prompt(prompt, model.config.preset), gumbel_noise([seed], "cpu"), bytearray()
+    prompt, noise, written = (
+        encode_prompt(prompt, model.config.preset),
+        gumbel_noise([seed], "cpu"),
+        bytearray(),
+    )
     H = model.config.hidden_size
     state, t = [(torch.zeros(1, H), torch.zeros(1, H)) for _ in weights], 2 - len(prompt)
     while len(written) < n_bytes:
@@ -82,7 +88,9 @@ def written_with(model, prompt, n_bytes, seed, **options):
     return b"".join(stream(model, prompt, n_bytes, seeds=seed, **options))
 
 
-@pytest.mark.parametrize("changes", [{}, dict(cell="lstm", weight_norm=False), dict(n_layers=2)], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, dict(cell="lstm", weight_norm=False), dict(n_layers=2)], ids=str
+)
 def test_held_cells_equal_the_oracle(changes):
     model, texts = make_model(**changes), set()
     for ramp in (0, 1, 5):
@@ -105,18 +113,26 @@ def test_a_held_direction_equals_the_oracle():
     model = make_model()
     direction_H = np.random.default_rng(0).normal(size=24)
     unit_H = torch.tensor(direction_H / np.linalg.norm(direction_H), dtype=torch.float32)
-    expected = clamped_oracle(model, "The", 24, 3, lambda t, c_H: c_H + (2.5 - c_H @ unit_H) * unit_H)
+    expected = clamped_oracle(
+        model, "The", 24, 3, lambda t, c_H: c_H + (2.5 - c_H @ unit_H) * unit_H
+    )
     assert written_with(model, "The", 24, 3, clamp=(direction_H, 2.5)) == expected
     assert written_with(model, "The", 24, 3, clamp=(7 * direction_H, 2.5)) == expected
     assert written_with(model, "The", 24, 3, clamp=(direction_H, -2.5)) != expected
     axis_H = np.eye(24)[0]
-    assert written_with(model, "The", 24, 3, clamp=(axis_H, 1.5)) == written_with(model, "The", 24, 3, clamp={0: 1.5})
+    assert written_with(model, "The", 24, 3, clamp=(axis_H, 1.5)) == written_with(
+        model, "The", 24, 3, clamp={0: 1.5}
+    )
 
 
 def test_unit_0_is_a_unit_and_no_clamp_is_none():
     model = make_model()
     free = generate(model, "The", 60, seed=1)
-    assert generate(model, "The", 60, seed=1, clamp={}) == free == generate(model, "The", 60, seed=1, clamp=None)
+    assert (
+        generate(model, "The", 60, seed=1, clamp={})
+        == free
+        == generate(model, "The", 60, seed=1, clamp=None)
+    )
     assert generate(model, "The", 60, seed=1, clamp={0: 2.0}) != free
     assert generate(model, "The", 60, seed=1, clamp={np.int64(0): np.float32(2)}) != free
 
@@ -124,10 +140,18 @@ def test_unit_0_is_a_unit_and_no_clamp_is_none():
 def test_steered_lanes_equal_one_alone():
     model, options = make_model(), dict(clamp={0: 1.0, 5: -1.0}, ramp=3, top_k=40, top_p=0.9)
     alone = [generate(model, "The", 80, 0.8, seed=seed, **options) for seed in range(3)]
-    assert generate_batch(model, "The", 80, 0.8, seeds=range(3), **options) == alone and len(set(alone)) == 3
+    assert (
+        generate_batch(model, "The", 80, 0.8, seeds=range(3), **options) == alone
+        and len(set(alone)) == 3
+    )
 
 
-@given(st.integers(0, 10_000), st.integers(1, 300) | st.none(), st.floats(0.01, 1.0) | st.none(), st.floats(0.1, 3.0))
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 300) | st.none(),
+    st.floats(0.01, 1.0) | st.none(),
+    st.floats(0.1, 3.0),
+)
 @settings(max_examples=100, deadline=None)
 def test_what_is_left_of_a_prediction(seed, top_k, top_p, temperature):
     logits_V = np.random.default_rng(seed).integers(-9, 3, 256) / 2  # with ties
@@ -144,7 +168,9 @@ def test_what_is_left_of_a_prediction(seed, top_k, top_p, temperature):
 def test_the_tail_is_never_drawn():
     model = make_model()
     assert generate(model, "The", 40, 1.3, seed=2, top_k=1) == generate(model, "The", 40, 0)
-    assert generate(model, "The", 40, 1.3, seed=2, top_p=1e-9) == generate(model, "The", 40, 0, top_k=3, top_p=0.5)
+    assert generate(model, "The", 40, 1.3, seed=2, top_p=1e-9) == generate(
+        model, "The", 40, 0, top_k=3, top_p=0.5
+    )
     full = generate(model, "The", 40, 1.3, seed=2)
     assert generate(model, "The", 40, 1.3, seed=2, top_k=256, top_p=1.0) == full
     assert generate(model, "The", 40, 1.3, seed=2, top_k=10**9) == full
@@ -184,7 +210,9 @@ def test_a_seed_is_a_text_whatever_else_is_written():
         alone,
         generate(model, "The", 100, 1.0, seed=9),
     ]
-    assert torch.equal(torch.get_rng_state(), state), "writing leaves torch's own random numbers alone"
+    assert torch.equal(torch.get_rng_state(), state), (
+        "writing leaves torch's own random numbers alone"
+    )
     assert len({generate(model, "The", 100, 1.0, seed=seed) for seed in range(5)}) == 5
 
 
@@ -255,7 +283,10 @@ def test_no_graph_is_left_behind():
         (lambda m: stream(m, "a", 5, top_p=1.01), "top_p is 1.01"),
         (lambda m: stream(m, "a", 5, top_p=float("nan")), "top_p is nan"),
         (lambda m: stream(m, "a", 5, clamp={0: 1.0}, ramp=-1), "ramp is -1"),
-        (lambda m: stream(m, "a", 5, clamp={24: 1.0}), "unit 24 cannot be clamped; this model has units 0 … 23"),
+        (
+            lambda m: stream(m, "a", 5, clamp={24: 1.0}),
+            "unit 24 cannot be clamped; this model has units 0 … 23",
+        ),
         (lambda m: stream(m, "a", 5, clamp={-1: 1.0}), "unit -1 cannot"),
         (lambda m: stream(m, "a", 5, clamp={None: 1.0}), "unit None cannot"),
         (lambda m: stream(m, "a", 5, clamp={True: 1.0}), "unit True cannot"),
@@ -286,4 +317,6 @@ def test_on_a_gpu():
     expected = generate_batch(model, PROMPTS, 30, 0.5, seeds=range(4))
     steered = generate_batch(model, PROMPTS, 30, 0.5, seeds=range(4), clamp={0: 1.5}, top_k=50)
     assert generate_batch(model.cuda(), PROMPTS, 30, 0.5, seeds=range(4)) == expected
-    assert generate_batch(model, PROMPTS, 30, 0.5, seeds=range(4), clamp={0: 1.5}, top_k=50) == steered
+    assert (
+        generate_batch(model, PROMPTS, 30, 0.5, seeds=range(4), clamp={0: 1.5}, top_k=50) == steered
+    )

@@ -14,8 +14,8 @@ import torch
 from gpu import BOUNDS, CASES, Case, compare, floor_seconds, make_problem, results_of, run_ours
 from triton_copies import interpreted, private_copy
 
-from sentiment_kit import gpu_kernels
-from sentiment_kit.files import KitError
+from sentiment_kit.data.files import KitError
+from sentiment_kit.model import gpu_kernels
 
 pytest.importorskip("triton")
 KINDS = ("mlstm", "lstm")
@@ -25,7 +25,9 @@ KINDS = ("mlstm", "lstm")
 def kernels():
     module = interpreted(gpu_kernels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("triton.runtime.interpreter._convert_float", rounded(module.triton.runtime.interpreter))
+        patch.setattr(
+            "triton.runtime.interpreter._convert_float", rounded(module.triton.runtime.interpreter)
+        )
         module.plans.use_graphs = False
         yield module
 
@@ -87,7 +89,10 @@ def inputs(kind, case=SMALL):
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_inference_gives_all_states_of_training_and_keeps_no_gates(kernels, kind, precision):
     args, _ = inputs(kind)
-    kept, seen = kernels.run_forward(*args, precision, keep=True), kernels.run_forward(*args, precision)
+    kept, seen = (
+        kernels.run_forward(*args, precision, keep=True),
+        kernels.run_forward(*args, precision),
+    )
     assert seen.h.dtype == seen.c.dtype == torch.float32
     assert torch.equal(kept.h, seen.h) and torch.equal(kept.c[-1], seen.c[-1])
     assert torch.equal(seen.c, kept.plan.c_TBH) and seen.plan is None
@@ -109,7 +114,10 @@ def test_a_second_way_back_is_refused(kernels):
 def test_two_tapes_alive_do_not_disturb_each_other(kernels, kind, graphs):
     args, above_TBH = inputs(kind)
     others = [t if t is None or not t.is_floating_point() else t + 0.1 for t in args]
-    alone = [kernels.run_backward(kernels.run_forward(*a, keep=True), above_TBH, above_TBH[0]) for a in (args, others)]
+    alone = [
+        kernels.run_backward(kernels.run_forward(*a, keep=True), above_TBH, above_TBH[0])
+        for a in (args, others)
+    ]
     tapes = [kernels.run_forward(*a, keep=True) for a in (args, others)]
     assert tapes[0].plan is not tapes[1].plan
     together = [kernels.run_backward(tape, above_TBH, above_TBH[0]) for tape in tapes]
@@ -126,7 +134,9 @@ def test_a_reset_forgets_even_a_state_that_is_not_a_number(kernels):
         args[4] = args[5] = torch.full_like(args[4], float("nan"))
         tapes = [kernels.run_forward(*a, keep=True) for a in (args, clean)]
         assert torch.equal(tapes[0].h[1:], tapes[1].h[1:])
-        for a, b in zip(*(kernels.run_backward(t, above_TBH, above_TBH[0]) for t in tapes), strict=True):
+        for a, b in zip(
+            *(kernels.run_backward(t, above_TBH, above_TBH[0]) for t in tapes), strict=True
+        ):
             assert a is b is None or torch.equal(a, b)
 
 
@@ -211,7 +221,9 @@ def test_results_do_not_change_when_their_plan_is_used_again(kernels, graphs):
 
 
 def pool(kernels, **options):
-    return kernels.Plans(lambda shape, graphed: SimpleNamespace(shape=shape, graphed=graphed, graphs={}), **options)
+    return kernels.Plans(
+        lambda shape, graphed: SimpleNamespace(shape=shape, graphed=graphed, graphs={}), **options
+    )
 
 
 def test_layers_that_take_turns_get_graphs_and_a_lone_odd_shape_does_not(kernels):
@@ -258,7 +270,9 @@ def test_unknown_precision_and_devices_without_kernels(kernels):
     assert not kernels.available("cpu") and not kernels.available(torch.device("meta"))
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton was imported as an interpreter")
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="Triton was imported as an interpreter"
+)
 @pytest.mark.parametrize("name", ["multiply", "gates", "gates_backward", "multiply_backward"])
 def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
     "The compiler needs no GPU: each kernel becomes code for compute capability 9, whose block loads are 16 bytes wide."
@@ -268,11 +282,16 @@ def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     fn = getattr(private_copy(gpu_kernels), name)
-    wide, ids = ("c_BH", "c_out_BH", "dc_BH", "zx_VG", "mx_VH"), ("ids_B", "reset_B", "reset_next_B")
+    wide, ids = (
+        ("c_BH", "c_out_BH", "dc_BH", "zx_VG", "mx_VH"),
+        ("ids_B", "reset_B", "reset_next_B"),
+    )
     types = {"V": "i32", "H": "constexpr", "BLOCK": "constexpr"}
     types |= dict.fromkeys(wide, "*fp32") | dict.fromkeys(ids, "*i64")
     types = {arg: types.get(arg, "*bf16") for arg in fn.arg_names}
-    aligned = {(k,): [["tt.divisibility", 16]] for k, arg in enumerate(types) if types[arg].startswith("*")}
+    aligned = {
+        (k,): [["tt.divisibility", 16]] for k, arg in enumerate(types) if types[arg].startswith("*")
+    }
     source = ASTSource(fn, types, constexprs={"H": 4096, "BLOCK": 1024}, attrs=aligned)
     code = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
     loads = re.findall(r"\bld\.global\S*", code)
@@ -282,7 +301,7 @@ def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
 
 def test_the_module_can_be_read_without_triton():
     code = "import sys; sys.modules['triton'] = None\n"
-    code += "from sentiment_kit.gpu_kernels import available; print(available('cuda'))"
+    code += "from sentiment_kit.model.gpu_kernels import available; print(available('cuda'))"
     root = Path(gpu_kernels.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "False", done.stderr
@@ -297,7 +316,9 @@ def test_the_floors_of_the_paper_card():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
 def test_make_gpu_says_so_without_cuda(tmp_path):
     script = Path(__file__).with_name("gpu.py")
-    done = subprocess.run([sys.executable, script, "--out", tmp_path], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script, "--out", tmp_path], capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "CUDA" in done.stderr
 
 
@@ -305,7 +326,9 @@ def test_make_gpu_says_so_without_cuda(tmp_path):
 @pytest.mark.parametrize("precision", BOUNDS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_graphs_and_launches_agree_with_the_oracle_and_bit_for_bit(case, kind, precision, monkeypatch):
+def test_graphs_and_launches_agree_with_the_oracle_and_bit_for_bit(
+    case, kind, precision, monkeypatch
+):
     monkeypatch.setattr(gpu_kernels, "plans", gpu_kernels.Plans())
     run = as_recurrence(gpu_kernels)
     errors, replays = compare(run, case, kind, precision, "cuda", again=4)
@@ -326,7 +349,9 @@ def test_nothing_waits_for_the_device(monkeypatch):
     for step in range(4):
         torch.cuda.set_sync_debug_mode("error" if step == 3 else "default")
         try:
-            results_of(case, leaves, above_TBH, run_ours(run, case, leaves, ids_TB, reset_TB, "bf16"))
+            results_of(
+                case, leaves, above_TBH, run_ours(run, case, leaves, ids_TB, reset_TB, "bf16")
+            )
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -335,6 +360,8 @@ def test_nothing_waits_for_the_device(monkeypatch):
 @pytest.mark.slow
 def test_make_gpu_checks_itself(tmp_path):
     script = Path(__file__).with_name("gpu.py")
-    done = subprocess.run([sys.executable, script, "--check", "--out", tmp_path], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script, "--check", "--out", tmp_path], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert json.loads((tmp_path / "gpu.json").read_text())["check_failed"] == []

@@ -10,30 +10,29 @@ import pytest
 import torch
 from hostile import HOSTILE
 
-from sentiment_kit.features import ModelStates, as_source, record_states
-from sentiment_kit.files import KitError
-from sentiment_kit.heatmap import (
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.text import encode, graphemes
+from sentiment_kit.looking.heatmap import (
     LEVELS,
-    LIVE,
+    heatmap_figure,
+    heatmap_html,
+    heatmap_page,
+    shade,
+    wrap_marks,
+)
+from sentiment_kit.looking.heatmap_widget import (
     STATIC,
     HeatmapView,
     HeatmapWidget,
-    KeptStates,
-    heatmap_figure,
-    heatmap_html,
     heatmap_numbers,
-    heatmap_page,
-    lay_out,
-    pane_of,
-    shade,
-    star_correlation,
     still,
-    top_units,
-    wrap_marks,
 )
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.ledger import write_ledger
-from sentiment_kit.text import encode, graphemes
+from sentiment_kit.looking.ledger import write_ledger
+from sentiment_kit.looking.marks import lay_out
+from sentiment_kit.looking.panes import LIVE, KeptStates, pane_of, star_correlation, top_units
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.reading import ModelStates
+from sentiment_kit.transfer.features import as_source, record_states
 
 TEXTS = [
     "It broke after a week.",
@@ -66,7 +65,9 @@ class Painted(HTMLParser):
     def handle_data(self, data):
         styles = [re.search(r"background:(#\w+)", a.get("style", "")) for a in self.stack]
         ground = next((s[1] for s in reversed(styles) if s), None)
-        self.pieces.append((data, ground, next((a["title"] for a in reversed(self.stack) if "title" in a), None)))
+        self.pieces.append(
+            (data, ground, next((a["title"] for a in reversed(self.stack) if "title" in a), None))
+        )
 
 
 def values_for(encoded, seed=0):
@@ -103,8 +104,30 @@ def test_runs_without_titles_are_the_same_picture(text):
 
 def test_pads_and_invisible_bytes_are_drawn():
     marks = lay_out(encode("a b\tc\x07\u202e", "raw")[:-1] + b"\xff ")
-    assert [m.shown for m in marks] == ["↵", "␣", "a", " ", "b", "⇥", "c", "^G", "U+202E", "\ufffd", "␣"]
-    assert [m.faint for m in marks] == [True, True, *[False] * 3, True, False, True, True, True, True]
+    assert [m.shown for m in marks] == [
+        "↵",
+        "␣",
+        "a",
+        " ",
+        "b",
+        "⇥",
+        "c",
+        "^G",
+        "U+202E",
+        "\ufffd",
+        "␣",
+    ]
+    assert [m.faint for m in marks] == [
+        True,
+        True,
+        *[False] * 3,
+        True,
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
     assert not any(m.breaks for m in marks) and marks[-2].piece == b"\xff"
     assert [m.shown for m in lay_out(b" a ")] == [" ", "a", "␣"]  # no front pad, no mark
     assert lay_out(b"\xcc\x81")[0].shown == "◌\u0301"
@@ -134,20 +157,42 @@ def test_bad_values_are_refused():
 
 def test_scale_is_symmetric_and_printed():
     encoded = b"ab"
-    assert "−0.5 " in heatmap_html(encoded, [0.5, -0.25]) and " +0.5" in heatmap_html(encoded, [0.5, -0.25])
+    assert "−0.5 " in heatmap_html(encoded, [0.5, -0.25]) and " +0.5" in heatmap_html(
+        encoded, [0.5, -0.25]
+    )
     assert "clipped" not in heatmap_html(encoded, [0.5, -0.25])
     assert "(values up to ±4 are clipped)" in heatmap_html(encoded, [0.5, -4], scale=1)
-    grounds = [ground for _, ground, _ in Painted(heatmap_html(encoded, [0.3, -0.3], legend=False)).pieces]
-    assert grounds[0][-2:] == grounds[1][-2:] and grounds[0] != grounds[1]  # same strength, other hue
+    grounds = [
+        ground for _, ground, _ in Painted(heatmap_html(encoded, [0.3, -0.3], legend=False)).pieces
+    ]
+    assert (
+        grounds[0][-2:] == grounds[1][-2:] and grounds[0] != grounds[1]
+    )  # same strength, other hue
     assert heatmap_html(encoded, [0, 0], legend=False).count("background") == 0
 
 
 def test_a_page_is_whole_and_on_one_scale():
-    items = [(encode(t), 10.0**i * np.ones(len(encode(t))), f"<{i}>") for i, t in enumerate(TEXTS[:3])]
+    items = [
+        (encode(t), 10.0**i * np.ones(len(encode(t))), f"<{i}>") for i, t in enumerate(TEXTS[:3])
+    ]
     page = heatmap_page(items, title="A & B", note="1 < 2")
-    assert page.startswith("<!doctype html>") and '<meta charset="utf-8">' in page and page.isascii() is False
-    assert "default-src 'none'" in page and "<script" not in page and "A &amp; B" in page and "1 &lt; 2" in page
-    assert "+100" in page and shade(LEVELS) in page and shade(LEVELS // 10) in page and page.count("&lt;0&gt;") == 1
+    assert (
+        page.startswith("<!doctype html>")
+        and '<meta charset="utf-8">' in page
+        and page.isascii() is False
+    )
+    assert (
+        "default-src 'none'" in page
+        and "<script" not in page
+        and "A &amp; B" in page
+        and "1 &lt; 2" in page
+    )
+    assert (
+        "+100" in page
+        and shade(LEVELS) in page
+        and shade(LEVELS // 10) in page
+        and page.count("&lt;0&gt;") == 1
+    )
     assert "</html>" in heatmap_page([], title="none")
 
 
@@ -157,7 +202,11 @@ def test_figure_holds_the_text(text):
     values = values_for(encoded)
     figure = heatmap_figure(encoded, values, columns=7)
     (trace,) = figure.data
-    assert type(figure) is go.Figure and trace.zmin == -trace.zmax and {len(row) for row in trace.z} == {7}
+    assert (
+        type(figure) is go.Figure
+        and trace.zmin == -trace.zmax
+        and {len(row) for row in trace.z} == {7}
+    )
     shown = [z for row in trace.z for z in row if z is not None]
     np.testing.assert_array_equal(shown, [values[s.stop - 1] for s in graphemes(encoded)])
     assert not any("<s" in t.replace("<span", "") for row in trace.text for t in row)
@@ -177,15 +226,23 @@ def model():
 
 
 def rows_of(widget, pane=0):
-    return np.frombuffer(widget.picture["panes"][pane]["values"], "<f4").reshape(len(widget.picture["units"]), -1)
+    return np.frombuffer(widget.picture["panes"][pane]["values"], "<f4").reshape(
+        len(widget.picture["units"]), -1
+    )
 
 
-@pytest.mark.parametrize("text", [*TEXTS, *(text for name, text in HOSTILE.items() if name != "a long line")])
+@pytest.mark.parametrize(
+    "text", [*TEXTS, *(text for name, text in HOSTILE.items() if name != "a long line")]
+)
 def test_a_pane_holds_every_mark(text):
     encoded = encode(text, "raw") + b"\xff\xcc\x81"
     pane = pane_of("<b>\ud800", encoded, np.ones((2, len(encoded))))
     stops, marks = np.frombuffer(pane["stops"], "<u4").tolist(), lay_out(encoded)
-    assert pane["bytes"] == encoded and stops == [m.stop for m in marks] and pane["title"] == "<b>\ufffd"
+    assert (
+        pane["bytes"] == encoded
+        and stops == [m.stop for m in marks]
+        and pane["title"] == "<b>\ufffd"
+    )
     assert pane["breaks"] == [g for g, m in enumerate(marks) if m.breaks]
     special = {g: (shown, faint) for g, shown, faint in pane["special"]}
     for g, mark in enumerate(marks):
@@ -214,15 +271,20 @@ def test_states_that_were_kept_give_the_values_of_a_fresh_reading(n_layers):
         text[at : at + int(kind > 1)] = b"xyz" if kind == 3 else b"x" if kind else b""
         encoded, before = bytes(text), reader.encoded
         read.clear()
-        np.testing.assert_allclose(reader.read(encoded, [3, 1]), record_states(model, encoded, [3, 1]), atol=1e-5)
+        np.testing.assert_allclose(
+            reader.read(encoded, [3, 1]), record_states(model, encoded, [3, 1]), atol=1e-5
+        )
         same = next(
-            (t for t, (a, b) in enumerate(zip(before, encoded, strict=False)) if a != b), min(len(before), len(encoded))
+            (t for t, (a, b) in enumerate(zip(before, encoded, strict=False)) if a != b),
+            min(len(before), len(encoded)),
         )
         assert sum(read) <= len(encoded) - same + 31
         start, stop = sorted(rng.choice(len(encoded) + 1, 2, replace=False).tolist())
         c_TU = record_states(model, encoded)
         for got, wanted in zip(
-            reader.around(start, stop), (c_TU[start - 1] if start else 0 * c_TU[0], c_TU[stop - 1]), strict=True
+            reader.around(start, stop),
+            (c_TU[start - 1] if start else 0 * c_TU[0], c_TU[stop - 1]),
+            strict=True,
         ):
             np.testing.assert_allclose(got, wanted, atol=1e-5)
     long = b"x" * (LIVE + 1)
@@ -239,7 +301,9 @@ def test_the_picture_is_what_the_model_says(model, text):
     c_TU = record_states(model, encode(text), [3, 1])
     np.testing.assert_allclose(rows_of(widget), c_TU.T, atol=1e-6)
     last = [m.stop - 1 for m in lay_out(encode(text))]
-    assert widget.picture["scales"] == pytest.approx({k: np.abs(c_TU[last, n]).max() for n, k in enumerate("31")})
+    assert widget.picture["scales"] == pytest.approx(
+        {k: np.abs(c_TU[last, n]).max() for n, k in enumerate("31")}
+    )
     told = json.loads(json.dumps(heatmap_numbers(widget.picture)))
     np.testing.assert_allclose(told["panes"][0]["values"], c_TU.T, rtol=1e-5, atol=1e-7)
     assert told["units"] == [3, 1] and bytes.fromhex(told["panes"][0]["bytes"]) == encode(text)
@@ -251,15 +315,23 @@ def test_widget_recolours(model):
     strongest = widget.picture["scales"]
     widget.texts = ["x", "bad"]
     assert widget.picture["panes"][0]["bytes"] == b"\n x "
-    assert all(widget.picture["scales"][k] >= strongest[k] for k in "25")  # colours do not jump while typing
+    assert all(
+        widget.picture["scales"][k] >= strongest[k] for k in "25"
+    )  # colours do not jump while typing
     widget.units = [7]
     assert (widget.shown, rows_of(widget).shape) == ([7], (1, 4))
     widget.units = [7, 99]
-    assert "99" in widget.error and "\n" not in widget.error and widget.units == widget.picture["units"] == [7]
+    assert (
+        "99" in widget.error
+        and "\n" not in widget.error
+        and widget.units == widget.picture["units"] == [7]
+    )
     widget.units, widget.shown = [7, 8], [8, 7]
     assert widget.error == "" and widget.shown == [8, 7]
     widget.texts = ["\ud800", ""]
-    assert widget.texts == ["\ufffd", ""] and widget.picture["panes"][0]["bytes"] == encode("\ud800")
+    assert widget.texts == ["\ufffd", ""] and widget.picture["panes"][0]["bytes"] == encode(
+        "\ud800"
+    )
     for bad in ([99], [-1]):
         with pytest.raises(KitError, match="not all in 0 … 15"):
             HeatmapWidget(model, "x", bad)
@@ -267,7 +339,9 @@ def test_widget_recolours(model):
 
 def test_units_to_begin_with(model):
     moving = np.abs(record_states(model, "It broke.").std(0))
-    assert HeatmapWidget(model, "It broke.").units == np.argsort(-moving, kind="stable")[:8].tolist()
+    assert (
+        HeatmapWidget(model, "It broke.").units == np.argsort(-moving, kind="stable")[:8].tolist()
+    )
     weight_U = np.arange(16) - 9.0
     widget = HeatmapWidget(model, "It broke.", weight_U=weight_U)
     assert widget.units[:2] == [0, 1] and widget.choices["n_units"] == 16
@@ -280,14 +354,20 @@ def test_units_to_begin_with(model):
 def test_models_side_by_side(model):
     torch.manual_seed(1)
     other = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4, preset="raw"))
-    widget = HeatmapWidget([model, ModelStates(other)], ["a b", "c"], [[15, 2], 7], names=["one", "two"])
+    widget = HeatmapWidget(
+        [model, ModelStates(other)], ["a b", "c"], [[15, 2], 7], names=["one", "two"]
+    )
     assert [pane["title"] for pane in widget.picture["panes"]] == ["one", "two", "one", "two"]
     for n, (source, units) in enumerate([(model, [15, 7]), (other, [2, 7])] * 2):
-        np.testing.assert_allclose(rows_of(widget, n), record_states(source, ["a b", "c"][n // 2], units).T, atol=1e-6)
+        np.testing.assert_allclose(
+            rows_of(widget, n), record_states(source, ["a b", "c"][n // 2], units).T, atol=1e-6
+        )
     assert widget.choices["n_units"] == 8 and set(widget.picture["scales"]) == {"15, 2", "7"}
     widget.view = "ledger"
     wanted = write_ledger(other, "c", 2)
-    np.testing.assert_allclose(np.frombuffer(widget.ledgers["15, 2"][3]["write"], "<f4"), wanted.write_T, atol=1e-6)
+    np.testing.assert_allclose(
+        np.frombuffer(widget.ledgers["15, 2"][3]["write"], "<f4"), wanted.write_T, atol=1e-6
+    )
 
 
 def test_ledger_and_top_units_are_answers_about_the_present_text(model):
@@ -298,13 +378,17 @@ def test_ledger_and_top_units_are_answers_about_the_present_text(model):
         widget.texts = [text]
         for unit in (5, 2):
             wanted, got = write_ledger(model, text, unit), widget.ledgers[str(unit)][0]
-            np.testing.assert_allclose(np.frombuffer(got["survive"], "<f4"), wanted.survive_T, atol=1e-6)
+            np.testing.assert_allclose(
+                np.frombuffer(got["survive"], "<f4"), wanted.survive_T, atol=1e-6
+            )
             assert got["total"] == pytest.approx(wanted.total)
     widget.picked = dict(pane=0, start=4, stop=6)
     c_TU = record_states(model, widget.texts[0])
     assert widget.top == dict(pane=0, start=4, stop=6) | top_units(c_TU[3], c_TU[5])
     unit, value, change = widget.top["moved"][0]
-    assert abs(change) == pytest.approx(np.abs(c_TU[5] - c_TU[3]).max()) and value == pytest.approx(c_TU[5, unit])
+    assert abs(change) == pytest.approx(np.abs(c_TU[5] - c_TU[3]).max()) and value == pytest.approx(
+        c_TU[5, unit]
+    )
     widget.texts = ["x"]
     assert widget.top == {}
     widget.picked = dict(pane=0, start=14, stop=16)  # of the text before: it comes too late
@@ -319,7 +403,9 @@ class Letters:
     n_units, preset, digest = 2, "raw", "letters"
 
     def trace(self, encoded, units=None):
-        table_TU = np.stack([np.frombuffer(encoded, np.uint8), np.arange(len(encoded))], 1).astype(np.float32)
+        table_TU = np.stack([np.frombuffer(encoded, np.uint8), np.arange(len(encoded))], 1).astype(
+            np.float32
+        )
         return table_TU if units is None else table_TU[:, units]
 
 
@@ -374,6 +460,13 @@ def test_without_a_browser_there_is_plain_html(model):
 def test_widget_files_are_local_and_safe():
     script, sheet = [(STATIC / name).read_text("utf-8") for name in ("heatmap.js", "heatmap.css")]
     addresses = set(re.findall(r"https?://[^\s\"]+", script + sheet))
-    assert addresses == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"}  # names, not places
-    assert not re.search(r"\bimport\b|@import|url\(|fetch\(|XMLHttp", script + sheet)  # nothing from any network
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|</script", script)
+    assert addresses == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xhtml",
+    }  # names, not places
+    assert not re.search(
+        r"\bimport\b|@import|url\(|fetch\(|XMLHttp", script + sheet
+    )  # nothing from any network
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|</script", script
+    )

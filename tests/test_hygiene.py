@@ -9,11 +9,25 @@ import pytest
 from papermill import inspect_notebook
 from sync import ROOT, SCRIPTS, cells, default_exp, notebooks
 
-ALL = [pytest.param(path, id=path.stem) for path in notebooks()]
-LIB = [pytest.param(path, id=path.stem) for path in notebooks("lib")]
-RUNS = [pytest.param(path, id=path.stem) for path in notebooks("runs")]
-TOUR = [pytest.param(path, id=path.stem) for path in notebooks("tour")]
-MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|tmp|private|mnt|opt|var/folders)/[\w.\-]+")
+LIBRARY = ROOT / "nbs" / "lib"
+
+
+def module_of(path):
+    "`data/80_shards.ipynb` makes `data.shards`."
+    return ".".join([*path.parent.relative_to(LIBRARY).parts, path.stem[3:]])
+
+
+def name_of(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+ALL = [pytest.param(path, id=name_of(path)) for path in notebooks()]
+LIB = [pytest.param(path, id=name_of(path)) for path in notebooks("lib")]
+RUNS = [pytest.param(path, id=name_of(path)) for path in notebooks("runs")]
+TOUR = [pytest.param(path, id=name_of(path)) for path in notebooks("tour")]
+MACHINE_PATH = re.compile(
+    r"(?<![\w.])/(?:work|root|home|Users|tmp|private|mnt|opt|var/folders)/[\w.\-]+"
+)
 
 
 def exported(cell):
@@ -22,7 +36,9 @@ def exported(cell):
 
 def code_lines(cell):
     "Lines of a cell that are neither blank nor a directive."
-    return [line for line in cell["source"].splitlines() if line.strip() and not line.startswith("#|")]
+    return [
+        line for line in cell["source"].splitlines() if line.strip() and not line.startswith("#|")
+    ]
 
 
 def texts(value):
@@ -47,13 +63,13 @@ def test_there_is_something_to_test():
 @pytest.mark.parametrize("path", LIB)
 def test_name_number_and_module_agree(path):
     assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
-    assert default_exp(path) == path.stem[3:]
+    assert default_exp(path) == module_of(path)
     assert "auto" not in path.stem, "nbdev leaves such a notebook out of its index"
 
 
 def test_no_two_notebooks_share_a_module_or_a_number():
     modules = [default_exp(path) for path in notebooks() if default_exp(path)]
-    numbers = [path.stem[:2] for path in notebooks("lib", "runs", "tour")]
+    numbers = [(path.parent, path.stem[:2]) for path in notebooks("lib", "runs", "tour")]
     assert len(modules) == len(set(modules)) and len(numbers) == len(set(numbers))
     assert all(default_exp(path) is None for path in notebooks("runs", "tour"))
 
@@ -61,7 +77,7 @@ def test_no_two_notebooks_share_a_module_or_a_number():
 @pytest.mark.parametrize("path", LIB)
 def test_opening(path):
     first, second = cells(path)[:2]
-    assert first["source"].strip() == f"#| default_exp {path.stem[3:]}"
+    assert first["source"].strip() == f"#| default_exp {module_of(path)}"
     assert second["cell_type"] == "markdown" and re.match(r"# .+\n+> .+", second["source"])
 
 
@@ -72,7 +88,9 @@ def test_rhythm(path):
     for cell in found:
         row = row + 1 if exported(cell) else 0
         assert row <= 3, f"more than three exported cells in a row: {cell['source'][:80]!r}"
-        assert not exported(cell) or len(code_lines(cell)) <= 60, f"longer than 60 lines: {cell['source'][:80]!r}"
+        assert not exported(cell) or len(code_lines(cell)) <= 60, (
+            f"longer than 60 lines: {cell['source'][:80]!r}"
+        )
     hidden = sum(bool(re.search(r"^#\|\s*hide\b", cell["source"], re.M)) for cell in found)
     assert hidden < 0.1 * len(found)
 
@@ -85,8 +103,12 @@ def test_every_library_notebook_shows_what_it_made(path):
 
 @pytest.mark.parametrize("path", RUNS)
 def test_run_notebook_has_one_parameters_cell_that_papermill_understands(path):
-    tagged = [cell for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])]
-    assert len(tagged) == 1, "exactly one code cell tagged `parameters` (a cleaner may have stripped it)"
+    tagged = [
+        cell for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])
+    ]
+    assert len(tagged) == 1, (
+        "exactly one code cell tagged `parameters` (a cleaner may have stripped it)"
+    )
     body = ast.parse(tagged[0]["source"]).body
     assert all(isinstance(node, ast.AnnAssign) for node in body), "annotated assignments only"
     defaults = {
@@ -94,15 +116,21 @@ def test_run_notebook_has_one_parameters_cell_that_papermill_understands(path):
     }  # plain values: the command line reads them
     assert isinstance(defaults["run"], str), "every run notebook is told its run folder"
     seen = inspect_notebook(str(path))
-    assert set(seen) == set(defaults), "papermill reads a line with a second `=` or a `|` wrongly: reword it"
+    assert set(seen) == set(defaults), (
+        "papermill reads a line with a second `=` or a `|` wrongly: reword it"
+    )
     assert all(parameter["help"] for parameter in seen.values()), "one comment a parameter"
 
 
 @pytest.mark.parametrize("path", RUNS)
 def test_run_notebooks_hold_only_calls(path):
-    source = "\n".join(re.sub(r"^[%!].*$", "", cell["source"], flags=re.M) for cell in cells(path, "code"))
+    source = "\n".join(
+        re.sub(r"^[%!].*$", "", cell["source"], flags=re.M) for cell in cells(path, "code")
+    )
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
-    assert [ast.unparse(node)[:60] for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)] == []
+    assert [
+        ast.unparse(node)[:60] for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)
+    ] == []
 
 
 @pytest.mark.parametrize("path", ALL)
@@ -110,7 +138,9 @@ def test_no_widget_state_and_no_stray_metadata(path):
     text = path.read_text(encoding="utf-8")
     assert "application/vnd.jupyter.widget-" not in text and '"widgets"' not in text
     for cell in cells(path):
-        assert set(cell["metadata"]) <= {"tags"}, "nbdev_clean with allowed_cell_metadata_keys = tags"
+        assert set(cell["metadata"]) <= {"tags"}, (
+            "nbdev_clean with allowed_cell_metadata_keys = tags"
+        )
         assert cell["cell_type"] != "code" or cell["execution_count"] is None
         assert not any(output["output_type"] == "error" for output in cell.get("outputs", []))
 
@@ -125,7 +155,10 @@ def test_no_machine_paths(path):
 def test_ruff_has_nothing_to_say():
     for check in (["format", "--check"], ["check"]):
         done = subprocess.run(
-            [SCRIPTS / "ruff", *check, "nbs", "tests", "setup.py"], cwd=ROOT, capture_output=True, text=True
+            [SCRIPTS / "ruff", *check, "nbs", "tests", "setup.py"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, f"run `make sync`\n{done.stdout}"
 
@@ -135,9 +168,15 @@ def test_nbdev_clean_has_nothing_to_do(tmp_path):
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs")
     shutil.copy(ROOT / "settings.ini", tmp_path)
     subprocess.run([SCRIPTS / "nbdev_clean"], cwd=tmp_path, check=True)
-    changed = [p.stem for p in notebooks() if p.read_bytes() != (tmp_path / p.relative_to(ROOT)).read_bytes()]
+    changed = [
+        p.stem
+        for p in notebooks()
+        if p.read_bytes() != (tmp_path / p.relative_to(ROOT)).read_bytes()
+    ]
     assert changed == [], "run `make sync`"
 
 
 def test_notebooks_stay_small():
-    assert sum(path.stat().st_size for path in (ROOT / "nbs").rglob("*") if path.is_file()) < 5_000_000
+    assert (
+        sum(path.stat().st_size for path in (ROOT / "nbs").rglob("*") if path.is_file()) < 5_000_000
+    )

@@ -9,10 +9,34 @@ from importlib.metadata import packages_distributions
 
 import pytest
 from packaging.utils import canonicalize_name
-from sync import ROOT, cells, default_exp, notebooks
+from sync import ROOT, cells, default_exp, module_path, notebooks
 
-NUMBER = {default_exp(path): int(path.stem[:2]) for path in notebooks("lib")}
-BARE = [name for name, n in NUMBER.items() if n in (0, 1, 3, 4, 30) or 10 <= n <= 24]
+STAGES = ["data", "model", "training", "transfer", "evidence", "looking"]
+TOP = {
+    "figures": -1,
+    "recipes": len(STAGES),
+    "cli": len(STAGES) + 1,
+}  # modules of no stage: below all, above all
+
+
+def address(module):
+    "Place of a module in the order of imports: its stage, then its number."
+    stage, _, name = module.rpartition(".")
+    return (STAGES.index(stage), PLACE[module]) if stage else (TOP[name], 0)
+
+
+PLACE = {default_exp(path): int(path.stem[:2]) for path in notebooks("lib")}
+NUMBER = {module: address(module) for module in PLACE}
+BARE = [
+    "data.files",
+    "data.text",
+    "data.corpus",
+    "data.records",
+    "data.shards",
+    "data.loader",
+    "transfer.features",
+]
+BARE += [name for name in NUMBER if name.split(".")[0] in ("model", "training")]
 LIGHT = {
     "torch",
     "numpy",
@@ -25,18 +49,21 @@ DEV_ONLY = {"nbdev", "fastcore", "execnb", "ghapi", "fastgit"}
 
 
 def tree(module):
-    return ast.parse((ROOT / "sentiment_kit" / f"{module}.py").read_text(encoding="utf-8"))
+    return ast.parse(module_path(module).read_text(encoding="utf-8"))
 
 
-def imported(nodes):
-    "Full names of the modules that these syntax nodes import; nbdev writes our own as `.files`."
+def imported(nodes, module=""):
+    "Full names of the modules that these syntax nodes of `module` import; nbdev writes `..data.files`."
+    package = ["sentiment_kit", *module.split(".")[:-1]]
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert all(alias.name != "*" for alias in node.names), "no `import *`"
-            module = ".".join(["sentiment_kit"] * node.level + [node.module] * bool(node.module))
-            yield from [f"{module}.{alias.name}" for alias in node.names] if module == "sentiment_kit" else [module]
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            name = ".".join([*above, *filter(None, [node.module])])
+            names = [f"{name}.{alias.name}" for alias in node.names]
+            yield from [name, *names] if name.startswith("sentiment_kit") else [name]
 
 
 def at_top(module):
@@ -51,49 +78,85 @@ def at_top(module):
 
 @pytest.mark.parametrize("module", NUMBER)
 def test_imports_go_downhill(module):
-    ours = {name.split(".")[1] for name in imported(ast.walk(tree(module))) if name.startswith("sentiment_kit.")}
+    ours = {
+        name.split(".")[1]
+        for name in imported(ast.walk(tree(module)))
+        if name.startswith("sentiment_kit.")
+    }
     assert {name for name in ours & set(NUMBER) if NUMBER[name] >= NUMBER[module]} == set()
 
 
 @pytest.mark.parametrize("module", NUMBER)
 def test_users_need_no_nbdev(module):
-    assert {name.split(".")[0] for name in imported(ast.walk(tree(module)))} & DEV_ONLY == set()
+    assert {
+        name.split(".")[0] for name in imported(ast.walk(tree(module)), module)
+    } & DEV_ONLY == set()
 
 
 @pytest.mark.parametrize("module", BARE)
 def test_bare_modules_import_only_the_light_packages(module):
     allowed = LIGHT | sys.stdlib_module_names | {"sentiment_kit"}
-    names = {name for name in imported(at_top(module)) if name.split(".")[0] not in allowed}
-    assert names <= {"sklearn.base", "sklearn.utils.validation"}, "an estimator's base classes are all"
+    names = {name for name in imported(at_top(module), module) if name.split(".")[0] not in allowed}
+    assert names <= {"sklearn.base", "sklearn.utils.validation"}, (
+        "an estimator's base classes are all"
+    )
 
 
 def test_bare_modules_import_where_the_rest_is_missing():
     "A subprocess in which every other dependency fails to import: what a GPU machine's own Python looks like."
     settings = ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini", encoding="utf-8")
-    wanted = " ".join(settings["DEFAULT"][key] for key in ("requirements", "lab_requirements", "dev_requirements"))
+    wanted = " ".join(
+        settings["DEFAULT"][key] for key in ("requirements", "lab_requirements", "dev_requirements")
+    )
     named = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in wanted.split()}
-    missing = {IMPORT_NAME.get(name, name) for name in named} - LIGHT | {"IPython", "yaml", "pandas"}
-    needs_sklearn = [m for m in BARE if any(name.startswith("sklearn") for name in imported(at_top(m)))]
-    for modules, absent in ((set(BARE) - set(needs_sklearn), missing), (set(needs_sklearn), missing - {"sklearn"})):
+    missing = {IMPORT_NAME.get(name, name) for name in named} - LIGHT | {
+        "IPython",
+        "yaml",
+        "pandas",
+    }
+    needs_sklearn = [
+        m for m in BARE if any(name.startswith("sklearn") for name in imported(at_top(m), m))
+    ]
+    for modules, absent in (
+        (set(BARE) - set(needs_sklearn), missing),
+        (set(needs_sklearn), missing - {"sklearn"}),
+    ):
         lines = ["import importlib, sys", f"sys.modules.update(dict.fromkeys({sorted(absent)}))"]
-        lines += [f"importlib.import_module('sentiment_kit.{module}')" for module in sorted(modules)]
-        done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=ROOT)
+        lines += [
+            f"importlib.import_module('sentiment_kit.{module}')" for module in sorted(modules)
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=ROOT
+        )
         assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_every_import_is_of_a_pinned_package():
     "What a notebook, a test or a module imports is what `make setup` installs: the rest works on one machine only."
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line and not line.startswith("#")}
-    sources = {path.name: path.read_text(encoding="utf-8") for path in [*(ROOT / "tests").glob("*.py")]}
-    sources |= {module: (ROOT / "sentiment_kit" / f"{module}.py").read_text(encoding="utf-8") for module in NUMBER}
+    pinned = {
+        canonicalize_name(line.split("==")[0])
+        for line in lines
+        if "==" in line and not line.startswith("#")
+    }
+    sources = {
+        path.name: path.read_text(encoding="utf-8") for path in [*(ROOT / "tests").glob("*.py")]
+    }
+    sources |= {module: module_path(module).read_text(encoding="utf-8") for module in NUMBER}
     for path in notebooks():
         code = "\n".join(cell["source"] for cell in cells(path, "code"))
         sources[path.name] = re.sub(r"^\s*[%!].*$", "", code, flags=re.M)
-    own = {"sentiment_kit", *(path.stem for path in (ROOT / "tests").glob("*.py"))} | sys.stdlib_module_names
+    own = {
+        "sentiment_kit",
+        *(path.stem for path in (ROOT / "tests").glob("*.py")),
+    } | sys.stdlib_module_names
     of = packages_distributions()
     for name, source in sources.items():
-        for package in {full.split(".")[0] for full in imported(ast.walk(ast.parse(source)))} - own:
-            made_by = {canonicalize_name(distribution) for distribution in of.get(package, [package])}
+        for package in {
+            full.split(".")[0] for full in imported(ast.walk(ast.parse(source)), name)
+        } - own:
+            made_by = {
+                canonicalize_name(distribution) for distribution in of.get(package, [package])
+            }
             assert made_by & pinned, f"{name} imports {package}, which constraints.txt does not pin"

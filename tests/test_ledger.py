@@ -5,13 +5,15 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.ledger import ledger_figure, record_gates, words_of, write_ledger
-from sentiment_kit.reference import step
-from sentiment_kit.text import encode
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.text import encode
+from sentiment_kit.looking.ledger import ledger_figure, record_gates, words_of, write_ledger
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.reference import step
 
-TEXT = encode("It broke. The seller — très gentil 👩‍🚀 — sent a new one, and <b>that</b> works. " * 3)  # two pieces
+TEXT = encode(
+    "It broke. The seller — très gentil 👩‍🚀 — sent a new one, and <b>that</b> works. " * 3
+)  # two pieces
 
 
 def make(seed=0, precision="fp32", **config):
@@ -82,7 +84,9 @@ def test_recorded_gates_are_those_that_moved_the_cell():
     model, units = make(n_layers=2), [0, 5, 23]
     gates = record_gates(model, TEXT, units)
     before_TU = np.vstack([gates.c_U, gates.c_TU[:-1]])
-    np.testing.assert_allclose(gates.f_TU * before_TU + gates.i_TU * gates.u_TU, gates.c_TU, atol=2e-6)
+    np.testing.assert_allclose(
+        gates.f_TU * before_TU + gates.i_TU * gates.u_TU, gates.c_TU, atol=2e-6
+    )
     h_BTH, _, _ = model.prepare(1).states(torch.tensor([list(TEXT)]))
     np.testing.assert_allclose(gates.o_TU * np.tanh(gates.c_TU), h_BTH[0][:, units], atol=2e-6)
 
@@ -111,7 +115,9 @@ def test_words_add_up_and_are_the_text():
 
 
 @pytest.mark.parametrize(
-    "text", [TEXT, b"x", "", "👩‍🚀" * 3, b"\xff\x00<i>", encode("word " * 200), b"y" * 500], ids=range(7)
+    "text",
+    [TEXT, b"x", "", "👩‍🚀" * 3, b"\xff\x00<i>", encode("word " * 200), b"y" * 500],
+    ids=range(7),
 )
 def test_the_figure_draws_every_character_and_loses_nothing(text):
     ledger = write_ledger(make(), text, 3, state=a_state(make()))

@@ -14,13 +14,14 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import sentiment_kit.loader
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.loader import RESETS, Batch, ShardLoader, check_lanes, prefetch
-from sentiment_kit.loss import cross_entropy
-from sentiment_kit.reviews import SAMPLE_KEYS, SAMPLES
-from sentiment_kit.shards import make_shards, open_corpus
+from sentiment_kit.data import loader as loader_module
+from sentiment_kit.data.corpus import open_corpus
+from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.loader import RESETS, Batch, ShardLoader, check_lanes, prefetch
+from sentiment_kit.data.shards import make_shards
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.loss import cross_entropy
 
 
 def fake_corpus(shards, digest="d"):
@@ -29,7 +30,9 @@ def fake_corpus(shards, digest="d"):
     for i, lengths in enumerate(shards):
         starts = np.cumsum([0, *lengths[:-1]], dtype=np.uint64)
         data = rng.integers(0, 256, sum(lengths)).astype(np.uint8)
-        made.append(SimpleNamespace(name=f"train/{i:05d}", n_bytes=len(data), data=data, starts=starts))
+        made.append(
+            SimpleNamespace(name=f"train/{i:05d}", n_bytes=len(data), data=data, starts=starts)
+        )
     return SimpleNamespace(split=lambda name: made, digest=digest, folder=Path("corpus"))
 
 
@@ -44,7 +47,9 @@ def setups(draw, lanes=LANES):
     shortest = (min(map(sum, shards)) - 1) // B
     assume(shortest > 0)
     how = dict(seq_len=draw(st.integers(1, min(shortest, 16))), reset=draw(st.sampled_from(RESETS)))
-    return fake_corpus(shards), dict(split="train", global_batch=B, seed=draw(st.integers(0, 99))) | how
+    return fake_corpus(shards), dict(
+        split="train", global_batch=B, seed=draw(st.integers(0, 99))
+    ) | how
 
 
 def naive_epoch(shards, B, T, reset):
@@ -62,7 +67,9 @@ def naive_epoch(shards, B, T, reset):
 
 
 def as_lists(batch):
-    return [list(zip(*lanes, strict=True)) for lanes in zip(*(x.tolist() for x in batch), strict=True)]
+    return [
+        list(zip(*lanes, strict=True)) for lanes in zip(*(x.tolist() for x in batch), strict=True)
+    ]
 
 
 def equal(a, b):
@@ -112,7 +119,9 @@ def test_every_byte_but_the_first_and_the_tail_is_a_target_once(made):
 @given(setups(lanes=st.just(6)), st.sampled_from([2, 3, 6]))
 def test_ranks_put_together_are_the_one_rank_batch(made, world_size):
     corpus, options = made
-    ranks = [ShardLoader(corpus, **options, rank=r, world_size=world_size) for r in range(world_size)]
+    ranks = [
+        ShardLoader(corpus, **options, rank=r, world_size=world_size) for r in range(world_size)
+    ]
     one = ShardLoader(corpus, **options)
     for whole, parts in zip(one, together(ranks, 1), strict=True):
         assert equal(whole, parts)
@@ -120,7 +129,13 @@ def test_ranks_put_together_are_the_one_rank_batch(made, world_size):
 
 
 @relaxed
-@given(setups(lanes=st.just(6)), st.sampled_from([1, 2, 3, 6]), st.sampled_from([1, 2, 3, 6]), st.booleans(), st.data())
+@given(
+    setups(lanes=st.just(6)),
+    st.sampled_from([1, 2, 3, 6]),
+    st.sampled_from([1, 2, 3, 6]),
+    st.booleans(),
+    st.data(),
+)
 def test_save_and_restore_at_any_step_continues_exactly(made, before, after, ahead, data):
     "In any of three epochs, also at their ends, on other ranks, with batches made ahead or not; more than once."
     corpus, options = made
@@ -128,10 +143,12 @@ def test_save_and_restore_at_any_step_continues_exactly(made, before, after, ahe
     cuts = data.draw(st.lists(st.integers(0, len(straight)), max_size=3).map(sorted))
     read, state = [], None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sentiment_kit.loader, "copy_to", lambda batch, device: batch)
+        patch.setattr(loader_module, "copy_to", lambda batch, device: batch)
         for n, cut in enumerate([*cuts, len(straight)]):
             how = dict(world_size=after if n % 2 else before, device="cuda" if ahead else "cpu")
-            ranks = [ShardLoader(corpus, **options, rank=r, **how) for r in range(how["world_size"])]
+            ranks = [
+                ShardLoader(corpus, **options, rank=r, **how) for r in range(how["world_size"])
+            ]
             for rank in ranks if state else ():
                 rank.load_state_dict(state)
             read += islice(together(ranks, 3), cut - len(read))
@@ -144,7 +161,10 @@ def test_save_and_restore_at_any_step_continues_exactly(made, before, after, ahe
 @relaxed
 @given(st.integers(0, 50), st.integers(2, 8))
 def test_each_epoch_is_a_permutation_that_all_ranks_share(seed, n):
-    loaders = [ShardLoader(fake_corpus([[20]] * n), "train", 2, 4, rank=r, world_size=2, seed=seed) for r in range(2)]
+    loaders = [
+        ShardLoader(fake_corpus([[20]] * n), "train", 2, 4, rank=r, world_size=2, seed=seed)
+        for r in range(2)
+    ]
     orders = [[[s.name for s in loader.order(e)] for e in range(12)] for loader in loaders]
     assert orders[0] == orders[1]
     assert all(sorted(order) == sorted(orders[0][0]) for order in orders[0])
@@ -155,7 +175,10 @@ def test_the_permutation_of_a_seed_stays_as_it_is():
     "Checkpoints hold a position in it: another one would silently repeat some bytes and leave out others."
     corpus = fake_corpus([[20]] * 5)
     orders = [ShardLoader(corpus, "train", 2, 4, seed=seed).order(1) for seed in (0, 1)]
-    assert [[int(shard.name[-1]) for shard in order] for order in orders] == [[2, 3, 1, 0, 4], [3, 0, 2, 1, 4]]
+    assert [[int(shard.name[-1]) for shard in order] for order in orders] == [
+        [2, 3, 1, 0, 4],
+        [3, 0, 2, 1, 4],
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +198,15 @@ def test_one_shard_is_mapped_at_a_time(samples, tmp_path):
     folder, counts = shutil.copytree(samples.folder, tmp_path.resolve() / "corpus"), set()
     for _ in ShardLoader(open_corpus(folder), "train", 4, 256, reset="review"):
         lines = Path("/proc/self/maps").read_text().splitlines()
-        counts.add(len({line.split()[-1] for line in lines if str(folder) in line and line.endswith(".bin")}))
+        counts.add(
+            len(
+                {
+                    line.split()[-1]
+                    for line in lines
+                    if str(folder) in line and line.endswith(".bin")
+                }
+            )
+        )
     assert counts == {1}
 
 
@@ -217,19 +248,31 @@ def test_an_error_ahead_is_raised_in_its_turn(bad):
 
 def test_what_is_ahead_does_not_count_and_ends_with_its_iterator(monkeypatch):
     moved, threads = [], threading.active_count()
-    monkeypatch.setattr(sentiment_kit.loader, "copy_to", lambda batch, device: moved.append(device) or batch)
+    monkeypatch.setattr(
+        loader_module, "copy_to", lambda batch, device: moved.append(device) or batch
+    )
     loader = ShardLoader(fake_corpus([[50]]), "train", 1, 10, device="cuda")
     batches = iter(loader)
     next(batches), next(batches)
     assert loader.state_dict()["step"] == 2
     batches.close()
-    assert len(moved) == 4 and set(moved) == {torch.device("cuda")} and threading.active_count() == threads
-    assert torch.equal(next(iter(loader)).input_BT[0], torch.from_numpy(loader.shards[0].data[20:30].astype(np.int64)))
+    assert (
+        len(moved) == 4
+        and set(moved) == {torch.device("cuda")}
+        and threading.active_count() == threads
+    )
+    assert torch.equal(
+        next(iter(loader)).input_BT[0],
+        torch.from_numpy(loader.shards[0].data[20:30].astype(np.int64)),
+    )
 
 
 @pytest.mark.cuda
 def test_batches_arrive_on_the_gpu(samples):
-    here, there = (ShardLoader(samples, "train", 4, reset="review", device=device) for device in ("cpu", "cuda"))
+    here, there = (
+        ShardLoader(samples, "train", 4, reset="review", device=device)
+        for device in ("cpu", "cuda")
+    )
     for a, b in zip(here, there, strict=True):
         assert all(x.is_cuda for x in b) and equal(a, (x.cpu() for x in b))
 
@@ -270,14 +313,21 @@ def test_a_refused_batch_comes_with_one_that_works(shards, lanes, seq_len, world
             most = int(str(error).split("global_batch <= ")[1].split()[0])
             check_lanes(corpus, "train", most, seq_len, world_size)
         if "seq_len <= " in str(error):
-            check_lanes(corpus, "train", lanes, int(str(error).split("seq_len <= ")[1].split()[0]), world_size)
+            check_lanes(
+                corpus,
+                "train",
+                lanes,
+                int(str(error).split("seq_len <= ")[1].split()[0]),
+                world_size,
+            )
     else:
         assert (min(map(sum, shards)) - 1) // lanes >= seq_len
 
 
 def test_lanes_too_short_say_what_to_take():
     with pytest.raises(
-        KitError, match=r"train/00001 has 90 bytes, 11 for each of 8 .* global_batch <= 4 or seq_len <= 11"
+        KitError,
+        match=r"train/00001 has 90 bytes, 11 for each of 8 .* global_batch <= 4 or seq_len <= 11",
     ):
         ShardLoader(fake_corpus([[100], [90]]), "train", 8, 20)
 
@@ -298,7 +348,9 @@ def test_wrong_options_are_refused(options, message):
         ShardLoader(fake_corpus([[100]]), "train", **dict(global_batch=2, seq_len=4) | options)
 
 
-@pytest.mark.parametrize("change", [dict(seq_len=5), dict(global_batch=4), dict(reset="review"), dict(seed=1)])
+@pytest.mark.parametrize(
+    "change", [dict(seq_len=5), dict(global_batch=4), dict(reset="review"), dict(seed=1)]
+)
 def test_a_position_of_another_run_is_refused(change):
     base = dict(split="train", global_batch=2, seq_len=4)
     state = ShardLoader(fake_corpus([[100]]), **base).state_dict()

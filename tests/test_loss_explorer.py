@@ -9,28 +9,31 @@ import numpy as np
 import pytest
 from hostile import HOSTILE
 
-from sentiment_kit.files import KitError, write_json
-from sentiment_kit.loss_explorer import (
-    NUMBERS,
+from sentiment_kit.data.files import KitError, write_json
+from sentiment_kit.evidence.gap_report import check_gap
+from sentiment_kit.looking.loss_curves import (
     PANELS,
-    LossExplorer,
-    Metrics,
-    check_gap,
     find_runs,
-    gap_html,
-    losses_csv,
-    losses_page,
     name_runs,
     plot_losses,
-    read_metrics,
-    save_losses,
     smooth,
     thin,
 )
+from sentiment_kit.looking.loss_explorer import (
+    LossExplorer,
+    gap_html,
+    losses_csv,
+    losses_page,
+    save_losses,
+)
+from sentiment_kit.training.metrics import NUMBERS, Metrics, read_metrics
 
 
 def row(step, **more):
-    return dict(step=step, bytes=step * 100, epoch=step / 10, seconds=step * 36.0, loss_bits=8 / step) | more
+    return (
+        dict(step=step, bytes=step * 100, epoch=step / 10, seconds=step * 36.0, loss_bits=8 / step)
+        | more
+    )
 
 
 def write(run, rows, mode="w"):
@@ -70,7 +73,9 @@ def test_every_prefix_of_a_file_can_be_read_and_read_on_from(run):
     for n in range(len(data)):
         (run / "metrics.jsonl").write_bytes(data[:n])
         metrics = Metrics(run)
-        assert metrics.look() == (n >= ends[0]) and len(metrics.columns["step"]) == sum(end <= n for end in ends)
+        assert metrics.look() == (n >= ends[0]) and len(metrics.columns["step"]) == sum(
+            end <= n for end in ends
+        )
         (run / "metrics.jsonl").write_bytes(data)
         assert metrics.look() == (n < ends[-1]) and metrics.columns["step"].tolist() == [1, 2, 3]
         assert not metrics.look()
@@ -93,8 +98,17 @@ def test_only_what_was_appended_is_read(run):
 def test_a_file_cut_back_and_written_on_is_read_anew(run):
     metrics = Metrics(write(run, [row(step) for step in range(1, 31)]))
     metrics.look()
-    for steps, again in ((10, 1.0), (50, 2.0)):  # shorter than it was; longer, and other from the middle on
-        write(run, [row(step, seconds=step if step <= 5 else step + again) for step in range(1, steps + 1)])
+    for steps, again in (
+        (10, 1.0),
+        (50, 2.0),
+    ):  # shorter than it was; longer, and other from the middle on
+        write(
+            run,
+            [
+                row(step, seconds=step if step <= 5 else step + again)
+                for step in range(1, steps + 1)
+            ],
+        )
         assert metrics.look() and metrics.columns["step"].tolist() == list(range(1, steps + 1))
         assert metrics.columns["seconds"][-1] == steps + again
 
@@ -143,7 +157,11 @@ def test_thinning_keeps_every_peak(log):
     kept = thin(x, y, 2_000, log)
     assert len(kept) <= 2_000 and (np.diff(kept) > 0).all() and np.isfinite(y[kept]).all()
     assert np.nanmin(y) in y[kept] and np.nanmax(y) in y[kept]
-    at, edges = (np.log(x), np.linspace(*np.log(x[[0, -1]]), 501)) if log else (x, np.linspace(*x[[0, -1]], 501))
+    at, edges = (
+        (np.log(x), np.linspace(*np.log(x[[0, -1]]), 501))
+        if log
+        else (x, np.linspace(*x[[0, -1]], 501))
+    )
     column = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, 499)
     for k in np.unique(column[spikes]):  # what is drawn in each column reaches as high and as low
         inside, drawn = y[(column == k) & np.isfinite(y)], y[kept][column[kept] == k]
@@ -157,29 +175,44 @@ def test_thinning_of_little():
     assert len(thin(np.zeros(5_000), np.arange(5_000.0))) == 2  # all on one place
 
 
-@pytest.mark.parametrize("x, last", [("steps", 3), ("bytes", 300), ("hours", 0.03), ("epochs", 0.3)])
+@pytest.mark.parametrize(
+    "x, last", [("steps", 3), ("bytes", 300), ("hours", 0.03), ("epochs", 0.3)]
+)
 def test_axes(run, x, last):
     figure = plot_losses(run, x=x)
     raw, smoothed = figure.data[:2]
     valid = next(trace for trace in figure.data if trace.name.endswith("validation"))
     np.testing.assert_allclose([valid.x[0] * 1.5, raw.x[-1] * 1.5], last)
-    assert valid.text[0] == " (valid, reset shard, 8 lanes)" and figure.layout.yaxis.title.text == "bits per byte"
+    assert (
+        valid.text[0] == " (valid, reset shard, 8 lanes)"
+        and figure.layout.yaxis.title.text == "bits per byte"
+    )
     assert plot_losses(run, x=x, log_x=True, log_y=True).layout.xaxis.type == "log"
 
 
 def test_everything_in_one_picture(tmp_path):
     more = dict(lr=5e-4, grad_norm=0.2, clipped=0.0, loss_scale=2.0**16, skipped=2, bytes_per_s=2e4)
     probe = dict(probe_all=0.8, probe_one=0.7, probe_unit=7)
-    runs = {"a": write(tmp_path / "a", [row(1, **more), row(2, **more, **probe)]), "b": write(tmp_path / "b", [row(1)])}
+    runs = {
+        "a": write(tmp_path / "a", [row(1, **more), row(2, **more, **probe)]),
+        "b": write(tmp_path / "b", [row(1)]),
+    }
     figure = plot_losses(runs, panels=list(PANELS))
     at = {trace.name: trace for trace in figure.data}
-    assert at["a, skipped steps"].y.tolist() == [2, 4]  # counted since the start, not since the line before
-    assert at["a, probe, one unit"].text[0] == " (unit 7)" and at["a, probe, all units"].yaxis == "y2"
+    assert at["a, skipped steps"].y.tolist() == [
+        2,
+        4,
+    ]  # counted since the start, not since the line before
+    assert (
+        at["a, probe, one unit"].text[0] == " (unit 7)" and at["a, probe, all units"].yaxis == "y2"
+    )
     assert figure.layout.yaxis2.visible and not plot_losses(runs["b"]).layout.yaxis2.visible
     axes = [figure.layout[f"yaxis{k}"] for k in ("", *range(3, 9))]
     domains = sorted(axis.domain for axis in axes if axis.visible is not False)
     assert all(low[1] < high[0] for low, high in zip(domains, domains[1:], strict=False))
-    assert all(axis.domain[0] > 0.99 for axis in axes if axis.visible is False)  # nothing painted over the loss
+    assert all(
+        axis.domain[0] > 0.99 for axis in axes if axis.visible is False
+    )  # nothing painted over the loss
     assert figure.layout.hovermode == "x unified" and figure.layout.hoversubplots == "axis"
     assert {trace.xaxis for trace in figure.data} == {None}  # all over one axis, so one hover
     for unknown in (dict(x="days"), dict(panels=["loss"])):
@@ -234,7 +267,10 @@ GAP = {
         (dict(terms="none"), "terms is not a list"),
         (dict(terms=[{"bits": 1}]), "a name each"),
         (dict(gap=None), "gap needs numbers"),
-        (dict(gap={"bits": -0.02, "low": -0.01, "high": -0.03}), "gap needs numbers low <= bits <= high"),
+        (
+            dict(gap={"bits": -0.02, "low": -0.01, "high": -0.03}),
+            "gap needs numbers low <= bits <= high",
+        ),
         (dict(gap={"bits": float("nan"), "low": -0.01, "high": -0.03}), "gap needs numbers"),
         (dict(terms=GAP["terms"][:1]), r"add up to -0.01500 and the gap is -0.02000"),
         (dict(level=95), "level"),
@@ -250,22 +286,39 @@ def test_a_gap_that_is_not_one_is_refused(change, told):
 def test_the_gap_is_told_with_its_intervals(run):
     write_json(run / "gap.json", GAP)
     page = gap_html(run)
-    assert "-0.0200" in page and "-0.0300 to -0.0100" in page and "75%" in page and "Mostly the weights." in page
+    assert (
+        "-0.0200" in page
+        and "-0.0300 to -0.0100" in page
+        and "75%" in page
+        and "Mostly the weights." in page
+    )
     assert page.count('fill="none"') == 1  # the block: its interval holds zero
     sure = {"bits": -0.02, "low": -0.03, "high": 0.01}
     assert "75%" not in gap_html({"a": GAP | {"gap": sure}})  # no shares of what may be nothing
     for text in HOSTILE.values():
         told = gap_html(
-            {text: GAP | {"words": text, "terms": [GAP["terms"][0] | {"name": text, "bits": -0.02, "low": -1}]}}
+            {
+                text: GAP
+                | {
+                    "words": text,
+                    "terms": [GAP["terms"][0] | {"name": text, "bits": -0.02, "low": -1}],
+                }
+            }
         )
-        assert set(re.findall(r"<\W*(\w+)", told)) <= set("table caption b tr th td svg rect path".split())
+        assert set(re.findall(r"<\W*(\w+)", told)) <= set(
+            "table caption b tr th td svg rect path".split()
+        )
 
 
 def test_numbers_and_pages(run, tmp_path):
     lines = list(csv.DictReader(losses_csv({"a, b": run}).splitlines()))
-    assert [line["loss_bits"] for line in lines] == ["8.0", "4.0", ""] and {line["run"] for line in lines} == {"a, b"}
+    assert [line["loss_bits"] for line in lines] == ["8.0", "4.0", ""] and {
+        line["run"] for line in lines
+    } == {"a, b"}
     page = save_losses(run, tmp_path / "a.html").read_text("utf-8")
-    assert page.startswith("<!doctype html>") and "<script src" not in page and "bits per byte" in page
+    assert (
+        page.startswith("<!doctype html>") and "<script src" not in page and "bits per byte" in page
+    )
     assert save_losses(run, tmp_path / "a.csv").read_text("utf-8") == losses_csv(run)
     with pytest.raises(KitError, match="ends in none of"):
         save_losses(run, tmp_path / "a.gif")
@@ -289,14 +342,20 @@ def explorer(run, tmp_path):
 def test_the_explorer_changes_in_place(explorer, run, tmp_path):
     figure, traces = explorer.figure, explorer.figure.data
     assert "next: " in explorer.told.value and "does not exist yet" in explorer.told.value
-    assert "run: step 3, 300 bytes, 4.0000 bits per byte in training, 3.5000 in validation" in explorer.told.value
+    assert (
+        "run: step 3, 300 bytes, 4.0000 bits per byte in training, 3.5000 in validation"
+        in explorer.told.value
+    )
     figure.layout.xaxis.range = (100, 250)  # as the browser reports a zoom
     write(tmp_path / "next", [row(1), row(2)])
     add(run, json.dumps(row(4)) + "\n")
     explorer.refresh()
     assert explorer.figure.data == traces and figure.layout.xaxis.range == (100, 250)
     lines = {trace.name: trace for trace in figure.data}
-    assert lines["run"].x.tolist() == [100, 200, 300, 400] and lines["next"].x.tolist() == [100, 200]
+    assert lines["run"].x.tolist() == [100, 200, 300, 400] and lines["next"].x.tolist() == [
+        100,
+        200,
+    ]
     write(run, [row(1)])  # cut back
     explorer.refresh()
     assert lines["run"].x.tolist() == [100]

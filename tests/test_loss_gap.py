@@ -8,34 +8,35 @@ import numpy as np
 import pytest
 import torch
 
-from sentiment_kit import loss_gap
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModelConfig
-from sentiment_kit.loader import ShardLoader
-from sentiment_kit.loss_explorer import read_gap
-from sentiment_kit.loss_gap import (
-    ARMS,
-    CAUSES,
+from sentiment_kit.data.corpus import open_corpus
+from sentiment_kit.data.datasets import SAMPLES
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.loader import ShardLoader
+from sentiment_kit.data.shards import make_shards
+from sentiment_kit.evidence import loss_gap
+from sentiment_kit.evidence.gap_losses import (
     LOSSES,
     describe,
+    fill_losses,
+    measure_losses,
+    running_bits,
+)
+from sentiment_kit.evidence.gap_report import read_gap
+from sentiment_kit.evidence.held_out import ARMS, find_twins, hold_out, review_ids, unread
+from sentiment_kit.evidence.loss_gap import (
+    CAUSES,
     draw_counts,
     explain,
-    fill_losses,
-    find_twins,
     gaps_without,
-    hold_out,
     interval,
     measure_gap,
-    measure_losses,
-    review_ids,
-    running_bits,
     shapley,
     standardise,
-    unread,
 )
-from sentiment_kit.reviews import SAMPLES
-from sentiment_kit.shards import make_shards, open_corpus
-from sentiment_kit.trainer import LogMetrics, SaveCheckpoint, TrainConfig, train
+from sentiment_kit.model.language_model import LanguageModelConfig
+from sentiment_kit.training.callbacks import LogMetrics, SaveCheckpoint
+from sentiment_kit.training.config import TrainConfig
+from sentiment_kit.training.trainer import train
 
 
 class Counting:
@@ -62,8 +63,13 @@ def write_reviews(path, shelves, each, letters=None, seed=0):
     for shelf in range(shelves):
         own = (letters or ["abcdefgh"] * shelves)[shelf]
         for _ in range(each):
-            words = ["".join(rng.choice(list(own), rng.integers(2, 7))) for _ in range(rng.integers(8, 30))]
-            lines.append(json.dumps(dict(reviewText=" ".join(words), category=f"shelf {shelf}")) + "\n")
+            words = [
+                "".join(rng.choice(list(own), rng.integers(2, 7)))
+                for _ in range(rng.integers(8, 30))
+            ]
+            lines.append(
+                json.dumps(dict(reviewText=" ".join(words), category=f"shelf {shelf}")) + "\n"
+            )
     path.write_text("".join(lines))
     return path
 
@@ -94,7 +100,8 @@ def plain(tmp_path_factory):
 
 def test_hold_out_parts_the_reviews(plain, tmp_path):
     ids = {
-        split: [set(review_ids(s.meta).tolist()) for s in plain.split(split)] for split in ("train", "valid", "test")
+        split: [set(review_ids(s.meta).tolist()) for s in plain.split(split)]
+        for split in ("train", "valid", "test")
     }
     train_ids, valid_ids = set().union(*ids["train"]), set().union(*ids["valid"])
     assert not train_ids & valid_ids and len(train_ids | valid_ids) == 1500 == sum(
@@ -116,7 +123,9 @@ def test_hold_out_parts_the_reviews(plain, tmp_path):
         hold_out(sliced, plain.folder, 9, 2)
     with pytest.raises(KitError, match="60 slices, K=21 blocks need 63"):
         hold_out(sliced, tmp_path / "many", 21)
-    shuffled = make_shards(SAMPLES, tmp_path / "dealt", (9, 0, 0), text_key="text", stars_key="stars")
+    shuffled = make_shards(
+        SAMPLES, tmp_path / "dealt", (9, 0, 0), text_key="text", stars_key="stars"
+    )
     with pytest.raises(KitError, match="in the order shuffle_then_shard"):
         hold_out(shuffled, tmp_path / "held", 3)
     assert not list(tmp_path.glob(".*"))
@@ -132,29 +141,41 @@ def test_unread_agrees_with_what_the_loader_hands_out(plain):
             steps = -(-n // 50)
             read = {b * n + t for b in range(4) for t in range(min(n, max(0, step - first) * 50))}
             ends = [*shard.starts[1:].tolist(), shard.n_bytes]
-            keep = [not read.intersection(range(s, e)) for s, e in zip(shard.starts.tolist(), ends, strict=True)]
+            keep = [
+                not read.intersection(range(s, e))
+                for s, e in zip(shard.starts.tolist(), ends, strict=True)
+            ]
             expected.append((review_ids(shard.meta)[keep], first))
             first += steps
-        got, want = set(unread(loader, step).tolist()), set(np.concatenate([ids for ids, _ in expected]).tolist())
-        assert got <= want and len(want - got) <= 2, "at most the tails that no lane reads are left out"
+        got, want = (
+            set(unread(loader, step).tolist()),
+            set(np.concatenate([ids for ids, _ in expected]).tolist()),
+        )
+        assert got <= want and len(want - got) <= 2, (
+            "at most the tails that no lane reads are left out"
+        )
 
 
 def test_twins_are_found_and_a_review_is_not_its_own(tmp_path):
     path = write_reviews(tmp_path / "reviews.jsonl", 1, 300)
     lines = path.read_text().splitlines()
     edited = [
-        json.dumps(json.loads(line) | dict(reviewText=json.loads(line)["reviewText"] + " also")) for line in lines[:40]
+        json.dumps(json.loads(line) | dict(reviewText=json.loads(line)["reviewText"] + " also"))
+        for line in lines[:40]
     ]
     path.write_text("\n".join(lines + edited) + "\n")
     corpus = cut(tmp_path, path, slices=34, K=4)
     where = {}
     for shard in corpus.split("train"):
         where |= dict.fromkeys((shard.meta["row"] - 1).tolist())
-    for shard, twin_N in zip(corpus.split("valid") + corpus.split("test"), find_twins(corpus), strict=True):
+    for shard, twin_N in zip(
+        corpus.split("valid") + corpus.split("test"), find_twins(corpus), strict=True
+    ):
         rows = (shard.meta["row"] - 1).tolist()
         partner = [row + 300 if row < 40 else row - 300 for row in rows]
         np.testing.assert_array_equal(
-            twin_N, [p in where and (row < 40 or row >= 300) for row, p in zip(rows, partner, strict=True)]
+            twin_N,
+            [p in where and (row < 40 or row >= 300) for row, p in zip(rows, partner, strict=True)],
         )
 
 
@@ -163,7 +184,9 @@ def test_shapley_adds_up_and_is_fair():
     sets = [frozenset(p for i, p in enumerate(players) if n >> i & 1) for n in range(32)]
     worth = {p: rng.normal() for p in players}
     values = {s: rng.normal() for s in sets}
-    assert np.isclose(sum(shapley(values).values()), values[frozenset()] - values[frozenset(players)])
+    assert np.isclose(
+        sum(shapley(values).values()), values[frozenset()] - values[frozenset(players)]
+    )
     additive = shapley({s: -sum(worth[p] for p in s) for s in sets})
     assert all(np.isclose(additive[p], worth[p]) for p in players)
 
@@ -178,7 +201,9 @@ def test_standardise_claims_nothing_about_text_that_train_lacks():
     assert np.isclose(standardise(train, valid)[0], bits_GL[1, 1] / bytes_GL[1, 1], atol=1e-3)
     valid[0, 1] = np.eye(15)[6] + np.eye(15)[7] + np.eye(15)[8]
     lengths = standardise(train, valid)[0] - bits_GL.sum() / bytes_GL.sum()
-    known = [standardise(train, np.tile(np.repeat(np.eye(5)[g], 3), (1, 2, 1)))[0] for g in (0, 1, 3, 4)]
+    known = [
+        standardise(train, np.tile(np.repeat(np.eye(5)[g], 3), (1, 2, 1)))[0] for g in (0, 1, 3, 4)
+    ]
     assert abs(lengths) < 0.2 < np.ptp(known), "of an unknown category only the lengths count"
 
 
@@ -211,13 +236,19 @@ def test_a_state_that_helps_among_its_own_kind(tmp_path):
 def test_an_easier_category(tmp_path):
     "One category needs fewer letters; the held-out blocks have too much of it, or too little."
     corpus = cut(
-        tmp_path, write_reviews(tmp_path / "r.jsonl", 4, 160, ["ab", *["abcdefghijklmnop"] * 3]), slices=32, K=8
+        tmp_path,
+        write_reviews(tmp_path / "r.jsonl", 4, 160, ["ab", *["abcdefghijklmnop"] * 3]),
+        slices=32,
+        K=8,
     )
     table, running = read_with(Counting(), corpus)
     shuffled = table.copy()
     shuffled["final"] = shuffled["early"] = table["shuffled"]  # leave out what the state does
     easy = corpus.manifest["categories"].index("shelf 0")
-    share = {a: np.average(table["category"] == easy, weights=(table["arm"] == a) * table["bytes"]) for a in (0, 3)}
+    share = {
+        a: np.average(table["category"] == easy, weights=(table["arm"] == a) * table["bytes"])
+        for a in (0, 3)
+    }
     means = [
         shuffled["final"][m].sum() / table["bytes"][m].sum()
         for m in (table["category"] == easy, table["category"] != easy)
@@ -225,7 +256,9 @@ def test_an_easier_category(tmp_path):
     expected = (share[0] - share[3]) * (means[0] - means[1])
     running = shuffled["final"][table["arm"] == 3].sum() / table["bytes"][table["arm"] == 3].sum()
     terms = {term["name"]: term["bits"] for term in explain([shuffled], [running]).gap["terms"]}
-    assert abs(expected) > 0.02 and abs(terms["category and length"] - expected) < 0.25 * abs(expected)
+    assert abs(expected) > 0.02 and abs(terms["category and length"] - expected) < 0.25 * abs(
+        expected
+    )
     assert abs(terms["which blocks"]) < 0.7 * abs(expected)
 
 
@@ -235,14 +268,25 @@ def make_up(seed, K=20, reviews=30, **planted):
     table = np.zeros(N, LOSSES)
     table["arm"], table["block"] = np.divmod(np.repeat(np.arange(4 * K), reviews), K)
     held, blocks = table["arm"] < 2, table["arm"] % 2 == 0
-    table["category"] = np.where(blocks, np.repeat(rng.integers(0, 6, 4 * K), reviews), rng.integers(0, 6, N))
+    table["category"] = np.where(
+        blocks, np.repeat(rng.integers(0, 6, 4 * K), reviews), rng.integers(0, 6, N)
+    )
     table["bytes"], table["fresh"] = rng.lognormal(6, 0.7, N) + 20, held | (rng.random(N) < 0.7)
     table["twin"] = rng.random(N) < np.where(held & ("twins" in planted), 0.4, 0.0)
     hard = rng.normal(0, 0.05, 6)[table["category"]]
-    bits = 2 + hard - hard[table["arm"] == 3].mean() + rng.normal(0, 0.3, N) - size("twins", 0) / 0.4 * table["twin"]
+    bits = (
+        2
+        + hard
+        - hard[table["arm"] == 3].mean()
+        + rng.normal(0, 0.3, N)
+        - size("twins", 0) / 0.4 * table["twin"]
+    )
     for column in ("early", "final", "shuffled", "reset"):
         table[column] = (
-            bits + rng.normal(0, 0.02, N) + 0.3 * (column == "early") + size("state", 0) * (column == "reset")
+            bits
+            + rng.normal(0, 0.02, N)
+            + 0.3 * (column == "early")
+            + size("state", 0) * (column == "reset")
         )
         table[column] -= size("neighbours", 0) * ((table["arm"] == 0) & (column == "final"))
         table[column] -= size("seen", 0) * (~held & (column != "early"))
@@ -265,7 +309,9 @@ def test_a_planted_cause_comes_out_with_its_size_and_sign(planted, term, sign, s
         for table, running in map(lambda s: make_up(s, **{planted: size}), range(6))
     ]
     found = {
-        t["name"]: np.mean([next(x["bits"] for x in gap["terms"] if x["name"] == t["name"]) for gap in gaps])
+        t["name"]: np.mean(
+            [next(x["bits"] for x in gap["terms"] if x["name"] == t["name"]) for gap in gaps]
+        )
         for t in gaps[0]["terms"]
     }
     assert abs(found.pop(term) - sign * size) < 0.025
@@ -304,13 +350,18 @@ def test_runs_on_one_hold_out_share_their_draws():
         explain([table] * len(seeds), [running] * len(seeds), seeds=seeds, resamples=500).gap["gap"]
         for seeds in ([1], [1, 1], [1, 2])
     )
-    width = {name: gap["high"] - gap["low"] for name, gap in dict(one=one, same=same, other=other).items()}
+    width = {
+        name: gap["high"] - gap["low"]
+        for name, gap in dict(one=one, same=same, other=other).items()
+    }
     assert np.isclose(width["one"], width["same"]) and width["other"] < 0.85 * width["one"]
 
 
 def test_interval_holds_its_estimate_and_counts_start_with_once():
     counts = draw_counts(5, 50)
-    assert set(counts) == set(ARMS) and all((c[0] == 1).all() and (c[1:].sum(1) == 4).all() for c in counts.values())
+    assert set(counts) == set(ARMS) and all(
+        (c[0] == 1).all() and (c[1:].sum(1) == 4).all() for c in counts.values()
+    )
     got = interval(np.array([1.0, 0.0, 2.0, 0.0, 2.0]), K=5)
     assert got["low"] < got["bits"] == 1 < got["high"]
     assert len(gaps_without(make_up(0)[0], 2.0)) == 32
@@ -320,7 +371,16 @@ def test_interval_holds_its_estimate_and_counts_start_with_once():
 def trained(plain):
     "A small model on the plain corpus."
     model = LanguageModelConfig(hidden_size=16, embed_size=8)
-    how = dict(global_batch=32, seq_len=32, lr=0.1, max_lr=0.01, log_every=1, save_every=20, keep=20, progress="none")
+    how = dict(
+        global_batch=32,
+        seq_len=32,
+        lr=0.1,
+        max_lr=0.01,
+        log_every=1,
+        save_every=20,
+        keep=20,
+        progress="none",
+    )
     config = TrainConfig(str(plain.folder), str(plain.folder.parent / "run"), model, **how)
     return train(config, callbacks=[LogMetrics(), SaveCheckpoint()]), config
 
@@ -337,14 +397,20 @@ def test_a_trained_model(trained):
     assert abs(late) < abs(report.gap["gap"]["bits"]) / 2 and (run / "late" / "gap.json").exists()
     both = measure_gap([run, run], resamples=300)
     assert np.isclose(both.gap["gap"]["bits"], report.gap["gap"]["bits"])
-    assert measure_gap(run, kind="sets", resamples=300, out=run / "sets").gap["terms"][-1]["name"] == "which sets"
+    assert (
+        measure_gap(run, kind="sets", resamples=300, out=run / "sets").gap["terms"][-1]["name"]
+        == "which sets"
+    )
 
 
 def test_the_table_is_read_again_only_for_other_weights(trained, monkeypatch):
     run, _ = trained
     table = measure_losses(run)
     assert set(np.unique(table["arm"])) == {0, 1, 2, 3} and np.isfinite(table["final"]).all()
-    assert table["fresh"][table["arm"] < 2].all() and 0.5 < table["fresh"][table["arm"] == 3].mean() < 0.9
+    assert (
+        table["fresh"][table["arm"] < 2].all()
+        and 0.5 < table["fresh"][table["arm"] == 3].mean() < 0.9
+    )
     monkeypatch.setattr(loss_gap, "fill_losses", lambda *_: pytest.fail("read again"))
     np.testing.assert_array_equal(measure_losses(run), table)
 

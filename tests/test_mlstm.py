@@ -5,14 +5,14 @@ import itertools
 import pytest
 import torch
 
-from sentiment_kit import language_model
-from sentiment_kit.cpu_kernels import Product, packing_works
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.mlstm import LSTM, MLSTM, MLSTMState, Reader
-from sentiment_kit.norms import weight_norm
-from sentiment_kit.recurrence import recurrence
-from sentiment_kit.reference import run_steps
+from sentiment_kit.data.files import KitError
+from sentiment_kit.model import language_model
+from sentiment_kit.model.cpu_kernels import Product, packing_works
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.mlstm import LSTM, MLSTM, MLSTMState, Reader
+from sentiment_kit.model.norms import weight_norm
+from sentiment_kit.model.recurrence import recurrence
+from sentiment_kit.model.reference import run_steps
 
 KINDS = {"mlstm": MLSTM, "lstm": LSTM}
 
@@ -34,10 +34,18 @@ def random_state(rnn, n_lanes):
 
 def loss_of(h_BTH, state):
     weights_TH = torch.linspace(-1, 1, h_BTH[0].numel(), dtype=h_BTH.dtype).view(h_BTH.shape[1:])
-    return (h_BTH * weights_TH).sum() + (state.h_LBH * state.c_LBH).sum() + state.c_LBH.square().sum()
+    return (
+        (h_BTH * weights_TH).sum() + (state.h_LBH * state.c_LBH).sum() + state.c_LBH.square().sum()
+    )
 
 
-SHAPES = [(3, 9, 4, 5, 1), (1, 1, 2, 3, 1), (2, 17, 3, 7, 2), (1, 8, 5, 4, 3), (5, 1, 3, 6, 2)]  # B, T, D, H, L
+SHAPES = [
+    (3, 9, 4, 5, 1),
+    (1, 1, 2, 3, 1),
+    (2, 17, 3, 7, 2),
+    (1, 8, 5, 4, 3),
+    (5, 1, 3, 6, 2),
+]  # B, T, D, H, L
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,7 +56,10 @@ def test_values_and_gradients_equal_the_oracle(kind, shape, with_resets, with_no
     torch.manual_seed(1)
     B, T, D, H, L = shape
     rnn = KINDS[kind](D, H, L, weight_norm=with_norm).double()
-    x_BTD, state = torch.randn(B, T, D, dtype=torch.float64, requires_grad=True), random_state(rnn, B)
+    x_BTD, state = (
+        torch.randn(B, T, D, dtype=torch.float64, requires_grad=True),
+        random_state(rnn, B),
+    )
     reset_BT = torch.rand(B, T) < 0.3 if with_resets else None
     ours, theirs = rnn(x_BTD, state, reset_BT), oracle(rnn, x_BTD, state, reset_BT)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
@@ -74,8 +85,15 @@ def test_gradients_when_only_the_last_state_or_only_h_is_used(kind):
     torch.manual_seed(3)
     rnn = KINDS[kind](3, 4).double()
     x_BTD, state = torch.randn(2, 6, 3, dtype=torch.float64), random_state(rnn, 2)
-    for pick in (lambda h, s: h[:, 2].sum(), lambda h, s: s.c_LBH.sum(), lambda h, s: s.h_LBH.sin().sum()):
-        grads = [torch.autograd.grad(pick(*r), state.h_LBH) for r in (rnn(x_BTD, state), oracle(rnn, x_BTD, state))]
+    for pick in (
+        lambda h, s: h[:, 2].sum(),
+        lambda h, s: s.c_LBH.sum(),
+        lambda h, s: s.h_LBH.sin().sum(),
+    ):
+        grads = [
+            torch.autograd.grad(pick(*r), state.h_LBH)
+            for r in (rnn(x_BTD, state), oracle(rnn, x_BTD, state))
+        ]
         torch.testing.assert_close(*grads)
 
 
@@ -113,10 +131,16 @@ def test_relative_gradient_error(kind, precision, case):
             if rnn is low:
                 h_BTH, state = rnn(ids_BT[:, now], state, resets, leaves[0])
             else:
-                h_BTH, state = oracle(rnn, torch.embedding(leaves[0], ids_BT[:, now]), state, resets)
+                h_BTH, state = oracle(
+                    rnn, torch.embedding(leaves[0], ids_BT[:, now]), state, resets
+                )
             seen.append(h_BTH)
         h_BTH = torch.cat(seen, 1)
-        losses = {"all": loss_of(h_BTH, state), "last": state.c_LBH.square().sum(), "h": h_BTH.sin().sum()}
+        losses = {
+            "all": loss_of(h_BTH, state),
+            "last": state.c_LBH.square().sum(),
+            "h": h_BTH.sin().sum(),
+        }
         scale = 256 if precision == "fp16" else 1  # without it small gradients are 0 in fp16
         grads.append([d / scale for d in torch.autograd.grad(losses[looks_at] * scale, leaves)])
     names = ["embed", "h", "c"] + [n for n, _ in exact.named_parameters()]
@@ -129,14 +153,20 @@ def test_walking_back_twice_gives_the_same():
     torch.manual_seed(10)
     rnn, x_BTD = MLSTM(4, 6), torch.randn(3, 11, 4)
     loss = loss_of(*rnn(x_BTD))
-    first, second = (torch.autograd.grad(loss, list(rnn.parameters()), retain_graph=True) for _ in range(2))
+    first, second = (
+        torch.autograd.grad(loss, list(rnn.parameters()), retain_graph=True) for _ in range(2)
+    )
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_a_reader_reads_what_the_stack_reads_piece_by_piece(precision):
     torch.manual_seed(11)
-    rnn, ids_BT, embed_VE = MLSTM(4, 6, n_layers=2, precision=precision), torch.randint(26, (3, 30)), torch.randn(26, 4)
+    rnn, ids_BT, embed_VE = (
+        MLSTM(4, 6, n_layers=2, precision=precision),
+        torch.randint(26, (3, 30)),
+        torch.randn(26, 4),
+    )
     reset_BT = torch.rand(3, 30) < 0.1
     whole_BTH, end = rnn(ids_BT, None, reset_BT, embed_VE)
     reader, state, pieces = Reader(rnn, 3, embed_VE), None, []
@@ -151,7 +181,9 @@ def test_a_reader_reads_what_the_stack_reads_piece_by_piece(precision):
 @pytest.mark.parametrize("kind", KINDS)
 def test_pieces_with_carried_state_equal_one_long_run(kind):
     torch.manual_seed(5)
-    model = LanguageModel(LanguageModelConfig(cell=kind, hidden_size=12, embed_size=4, n_layers=2)).double()
+    model = LanguageModel(
+        LanguageModelConfig(cell=kind, hidden_size=12, embed_size=4, n_layers=2)
+    ).double()
     ids_BT, reset_BT = torch.randint(256, (3, 40)), torch.rand(3, 40) < 0.1
     whole, end = model(ids_BT, None, reset_BT)
     state, pieces = None, []
@@ -187,7 +219,10 @@ def test_a_reset_forgets_even_a_state_that_is_not_a_number():
 
 def test_table_path_equals_float_path_and_trains_the_embedding():
     torch.manual_seed(7)
-    rnn, embed_VE = MLSTM(4, 6).double(), torch.randn(26, 4, dtype=torch.float64, requires_grad=True)
+    rnn, embed_VE = (
+        MLSTM(4, 6).double(),
+        torch.randn(26, 4, dtype=torch.float64, requires_grad=True),
+    )
     ids_BT = torch.randint(26, (3, 11))
     results = [rnn(ids_BT, embed_VE=embed_VE), rnn(embed_VE[ids_BT])]
     torch.testing.assert_close(*results)
@@ -244,10 +279,14 @@ def test_weight_norm_equals_its_formula():
     plain_IO = g_O * v_IO / (v_IO**2).sum(0).clamp_min(1e-12).sqrt()
     torch.testing.assert_close(weight_norm(v_IO, g_O), plain_IO)
     d_IO = torch.randn(6, 5, dtype=torch.float64)
-    grads = [torch.autograd.grad(w_IO, (v_IO, g_O), d_IO) for w_IO in (weight_norm(v_IO, g_O), plain_IO)]
+    grads = [
+        torch.autograd.grad(w_IO, (v_IO, g_O), d_IO) for w_IO in (weight_norm(v_IO, g_O), plain_IO)
+    ]
     torch.testing.assert_close(*grads)
     free = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(weight_norm, (free, torch.rand(3, dtype=torch.float64, requires_grad=True)))
+    assert torch.autograd.gradcheck(
+        weight_norm, (free, torch.rand(3, dtype=torch.float64, requires_grad=True))
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -255,14 +294,18 @@ def test_product_without_packing_gives_the_same(monkeypatch, precision):
     torch.manual_seed(10)
     x_BI, w_IO = torch.randn(8, 32), torch.randn(32, 48)
     packed = Product(w_IO, 8, precision)(x_BI)
-    monkeypatch.setattr("sentiment_kit.cpu_kernels.packing_works", lambda dtype: False)
+    monkeypatch.setattr("sentiment_kit.model.cpu_kernels.packing_works", lambda dtype: False)
     plain = Product(w_IO, 8, precision)
     assert plain.packed is None
-    torch.testing.assert_close(plain(x_BI), packed, rtol=1e-2 if precision == "bf16" else 1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        plain(x_BI), packed, rtol=1e-2 if precision == "bf16" else 1e-5, atol=1e-4
+    )
 
 
 def test_probe_refuses_an_inexact_product(monkeypatch):
-    monkeypatch.setattr("sentiment_kit.cpu_kernels._linear", lambda x, w: torch.zeros(64, 160))
+    monkeypatch.setattr(
+        "sentiment_kit.model.cpu_kernels._linear", lambda x, w: torch.zeros(64, 160)
+    )
     assert not packing_works.__wrapped__(torch.float32)
 
 
@@ -278,7 +321,9 @@ def test_misfits_are_one_sentence():
 
 def test_save_and_load_are_equal_and_the_names_are_the_contract(tmp_path):
     torch.manual_seed(11)
-    model = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4, n_layers=2, preset="raw"))
+    model = LanguageModel(
+        LanguageModelConfig(hidden_size=8, embed_size=4, n_layers=2, preset="raw")
+    )
     again = LanguageModel.from_pretrained(model.save_pretrained(tmp_path))
     assert again.config == model.config
     names = {"w_x": (4, 32), "w_h": (8, 32), "w_mx": (4, 8), "w_mh": (8, 8)}
@@ -286,7 +331,10 @@ def test_save_and_load_are_equal_and_the_names_are_the_contract(tmp_path):
     shapes = {name: tuple(t.shape) for name, t in again.state_dict().items()}
     for name, shape in names.items():
         assert shapes.pop(f"rnn.layers.0.{name}") == shape
-        assert shapes.pop(f"rnn.layers.1.{name}") == (8 if name in ("w_x", "w_mx") else shape[0], *shape[1:])
+        assert shapes.pop(f"rnn.layers.1.{name}") == (
+            8 if name in ("w_x", "w_mx") else shape[0],
+            *shape[1:],
+        )
     assert shapes == {"embed.weight": (256, 4), "head.weight": (256, 8), "head.bias": (256,)}
     for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -295,10 +343,15 @@ def test_save_and_load_are_equal_and_the_names_are_the_contract(tmp_path):
 def test_half_precision_halves_the_file_and_rounds_each_weight(tmp_path):
     torch.manual_seed(12)
     model = LanguageModel(LanguageModelConfig(hidden_size=16, embed_size=8))
-    whole, half = model.save_pretrained(tmp_path / "whole"), model.save_pretrained(tmp_path / "half", torch.float16)
+    whole, half = (
+        model.save_pretrained(tmp_path / "whole"),
+        model.save_pretrained(tmp_path / "half", torch.float16),
+    )
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
     assert sizes[1] < 0.6 * sizes[0]
-    for a, b in zip(model.parameters(), LanguageModel.from_pretrained(half).parameters(), strict=True):
+    for a, b in zip(
+        model.parameters(), LanguageModel.from_pretrained(half).parameters(), strict=True
+    ):
         assert b.dtype == torch.float32 and torch.equal(b, a.half().float())
 
 
@@ -309,14 +362,21 @@ def test_a_name_is_a_folder_or_a_bundled_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert LanguageModel.from_pretrained("tiny").config.hidden_size == 8
     LanguageModel(LanguageModelConfig(hidden_size=12, embed_size=4)).save_pretrained("tiny")
-    assert LanguageModel.from_pretrained("tiny").config.hidden_size == 12  # what lies here goes before
-    with pytest.raises(KitError, match="tinny is no folder, nor a model that comes with the kit: tiny"):
+    assert (
+        LanguageModel.from_pretrained("tiny").config.hidden_size == 12
+    )  # what lies here goes before
+    with pytest.raises(
+        KitError, match="tinny is no folder, nor a model that comes with the kit: tiny"
+    ):
         LanguageModel.from_pretrained("tinny")
 
 
 def test_reading_draws_no_random_numbers():
     "Else what a run draws later would depend on which process looked first."
     packing_works.cache_clear()
-    model, before = LanguageModel(LanguageModelConfig(hidden_size=32, embed_size=8)), torch.get_rng_state()
+    model, before = (
+        LanguageModel(LanguageModelConfig(hidden_size=32, embed_size=8)),
+        torch.get_rng_state(),
+    )
     model(torch.arange(64).view(2, 32))[0].sum().backward()
     assert torch.equal(torch.get_rng_state(), before)

@@ -5,16 +5,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.model_size import SizeLaw, count_parameters, fit_law, foretell, last_points, lstm_peer
+from sentiment_kit.data.files import KitError
+from sentiment_kit.evidence.model_size import (
+    SizeLaw,
+    count_parameters,
+    fit_law,
+    foretell,
+    last_points,
+    lstm_peer,
+)
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 
 
 def points(truth, sizes, seeds, spread, rng):
     "Each run has an error of its own, which all its points share."
     rows = [
         (H, D, truth(H, D) + error, run)
-        for run, (H, error) in enumerate((H, rng.normal(0, spread)) for H in sizes for _ in range(seeds))
+        for run, (H, error) in enumerate(
+            (H, rng.normal(0, spread)) for H in sizes for _ in range(seeds)
+        )
         for D in np.geomspace(2e6, 6e7, 6)
     ]
     return map(np.array, zip(*rows, strict=True))

@@ -8,7 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentiment_kit.behaviour import (
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.shards import make_shards
+from sentiment_kit.data.text import encode
+from sentiment_kit.evidence.behaviour import (
     DAMAGE,
     ENDINGS,
     damaged,
@@ -17,28 +20,32 @@ from sentiment_kit.behaviour import (
     robustness_figure,
     unit_snippets,
 )
-from sentiment_kit.dose_response import (
+from sentiment_kit.evidence.dose_response import (
     dose_response_figure,
     labelled_by_stars,
     natural_range,
     steering_dose_response,
 )
-from sentiment_kit.features import ByteFeaturizer, record_states
-from sentiment_kit.files import KitError
-from sentiment_kit.generate import generate_batch, stream, written_bits
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.neuron import (
-    NeuronClassifier,
+from sentiment_kit.model.generate import generate_batch, stream, written_bits
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.transfer.features import ByteFeaturizer, record_states
+from sentiment_kit.transfer.matching import (
     bootstrap_units,
     match_neurons,
     match_units,
     stream_traces,
 )
-from sentiment_kit.shards import make_shards
-from sentiment_kit.text import encode
-from sentiment_kit.transfer import SentimentProbe
+from sentiment_kit.transfer.neuron import NeuronClassifier
+from sentiment_kit.transfer.probe import SentimentProbe
 
-TEXTS = ["", "a", "Zoë 🙂 loves it", "long " * 90, "It broke.", "mid-length text of some forty characters"] * 4
+TEXTS = [
+    "",
+    "a",
+    "Zoë 🙂 loves it",
+    "long " * 90,
+    "It broke.",
+    "mid-length text of some forty characters",
+] * 4
 
 
 class Counter:
@@ -48,7 +55,9 @@ class Counter:
 
     def trace(self, encoded, units=None):
         ids_T = np.frombuffer(encoded, np.uint8)
-        values_TU = np.stack([np.cumsum(ids_T == ord("a")), -np.cumsum(ids_T == ord("z"))], 1).astype(np.float32)
+        values_TU = np.stack(
+            [np.cumsum(ids_T == ord("a")), -np.cumsum(ids_T == ord("z"))], 1
+        ).astype(np.float32)
         return values_TU if units is None else values_TU[:, units]
 
 
@@ -84,7 +93,9 @@ def test_a_planted_unit_wins_every_resample_and_twins_share():
     [row] = bootstrap_units(twins, X, y, rules=["auc"], n_resamples=40)
     assert {row["unit"], row["runner_up"]} == {0, 5} and 0 < row["its_wins"] <= row["wins"]
     assert row["wins"] + row["its_wins"] == pytest.approx(1) and row["rank_95"] == 2
-    assert bootstrap_units(twins, X, y, ["auc"], 5, seed=3) == bootstrap_units(twins, X, y, ["auc"], 5, seed=3)
+    assert bootstrap_units(twins, X, y, ["auc"], 5, seed=3) == bootstrap_units(
+        twins, X, y, ["auc"], 5, seed=3
+    )
 
 
 def test_rules_without_weights_have_no_row():
@@ -104,7 +115,10 @@ def test_matching_in_chunks_equals_numpy_at_once(seed, sizes):
     rng = np.random.default_rng(seed)
     sizes = [*sizes, 5]
     A = [rng.normal(size=(n, 4)).astype(np.float32) + 50 for n in sizes]
-    B = [(a @ rng.normal(size=(4, 3)) + rng.normal(size=(len(a), 3))).astype(np.float32) - 20 for a in A]
+    B = [
+        (a @ rng.normal(size=(4, 3)) + rng.normal(size=(len(a), 3))).astype(np.float32) - 20
+        for a in A
+    ]
     best_U, r_U = match_units(zip(A, B, strict=True))
     r_UV = np.corrcoef(np.concatenate(A).T.astype(float), np.concatenate(B).T.astype(float))[:4, 4:]
     np.testing.assert_allclose(np.abs(r_U), np.abs(r_UV).max(1), atol=1e-4)
@@ -188,11 +202,17 @@ def test_snippets_equal_a_full_sort(model, unit=11):
     for s in sum(found.values(), []):
         whole = encode(texts[s.text])
         start = s.byte - s.at
-        assert s.encoded == whole[start : start + len(s.encoded)] and len(s.values_T) == len(s.encoded)
-        np.testing.assert_allclose(s.values_T, traces[s.text][start : start + len(s.encoded)], atol=1e-5)
+        assert s.encoded == whole[start : start + len(s.encoded)] and len(s.values_T) == len(
+            s.encoded
+        )
+        np.testing.assert_allclose(
+            s.values_T, traces[s.text][start : start + len(s.encoded)], atol=1e-5
+        )
         np.testing.assert_allclose(s.values_T[s.at], s.value, atol=1e-5)
         s.encoded.decode()  # whole characters
-    middle = [np.mean([s.value for s in found[end]]) for end in ("top", "75%", "50%", "25%", "bottom")]
+    middle = [
+        np.mean([s.value for s in found[end]]) for end in ("top", "75%", "50%", "25%", "bottom")
+    ]
     assert middle == sorted(middle, reverse=True)
 
 
@@ -215,7 +235,9 @@ def test_snippets_refuse_what_they_cannot_show(model):
     one_sentence(lambda: unit_snippets(model, ["a"], 24), "units .24. are not all in 0 … 23")
     one_sentence(lambda: unit_snippets(model, ["a"], -1), "units .-1. are not all")
     with np.errstate(all="ignore"):
-        one_sentence(lambda: unit_snippets(Diverged(), ["a", "a?"], 0), "in text 1; the model has diverged")
+        one_sentence(
+            lambda: unit_snippets(Diverged(), ["a", "a?"], 0), "in text 1; the model has diverged"
+        )
     assert unit_snippets(model, ["a"], 0)["top"][0].text == 0
 
 
@@ -233,7 +255,10 @@ def test_endings_change_nothing_else():
         "one exclamation mark": b"Great, really great! ",
         "no last word": b"Great, really ",
     }
-    assert ENDINGS["no last word"](b"Great", b" ") == b" " and ENDINGS["one full stop"](b"", b" ") == b". "
+    assert (
+        ENDINGS["no last word"](b"Great", b" ") == b" "
+        and ENDINGS["one full stop"](b"", b" ") == b". "
+    )
 
 
 def test_end_sensitivity_counts_what_moved():
@@ -260,7 +285,10 @@ def test_damage_is_nested_and_seeded(text, kind, seed):
     assert damaged(text, kind, 0.4, seed) == damaged(text, kind, 0.4, seed)
     hit_T, chance_T = np.random.default_rng(seed).random((2, len(text)))
     pieces = {
-        r: [DAMAGE[kind](c, p) if h < r else c for c, h, p in zip(text, hit_T, chance_T, strict=True)]
+        r: [
+            DAMAGE[kind](c, p) if h < r else c
+            for c, h, p in zip(text, hit_T, chance_T, strict=True)
+        ]
         for r in (0.2, 0.6)
     }
     assert damaged(text, kind, 0.6, seed) == "".join(pieces[0.6])
@@ -274,7 +302,10 @@ def test_each_kind_of_damage():
         all_hit = damaged(text, kind, 1.0)
         assert all_hit != text and damaged("12 34!", kind, 1.0) == "12 34!" or kind == "emoji"
         assert change is None or all_hit == change(text)
-    assert damaged("caopx", "homoglyphs", 1.0).isalpha() and not damaged("caopx", "homoglyphs", 1.0).isascii()
+    assert (
+        damaged("caopx", "homoglyphs", 1.0).isalpha()
+        and not damaged("caopx", "homoglyphs", 1.0).isascii()
+    )
     assert len(damaged(text, "emoji", 0.2)) == pytest.approx(1.2 * len(text), rel=0.05)
     assert {DAMAGE["typos"]("a", p) for p in (0.1, 0.5, 0.9)} == {"", "aa", "s"}
     assert {DAMAGE["typos"](c, 0.9) for c in "QPé"} == {"W", "O", "éé"}
@@ -291,10 +322,19 @@ class Shouts:
 
 def test_robustness_curve_measures_the_damaged_texts():
     texts, labels = ["GOOD THING", "bad thing"] * 30, np.array([1, 0] * 30)
-    rows = robustness_curve(dict(shouts=Shouts()), texts, labels, rates=(0.0, 0.2), kinds=("case", "homoglyphs"))
+    rows = robustness_curve(
+        dict(shouts=Shouts()), texts, labels, rates=(0.0, 0.2), kinds=("case", "homoglyphs")
+    )
     found = {(row["kind"], row["rate"]): row["accuracy"] for row in rows}
-    assert found["case", 0.0].value == found["homoglyphs", 0.0].value == found["homoglyphs", 0.2].value == 1
-    expected = np.mean(Shouts().predict([damaged(t, "case", 0.2, (0, n)) for n, t in enumerate(texts)]) == labels)
+    assert (
+        found["case", 0.0].value
+        == found["homoglyphs", 0.0].value
+        == found["homoglyphs", 0.2].value
+        == 1
+    )
+    expected = np.mean(
+        Shouts().predict([damaged(t, "case", 0.2, (0, n)) for n, t in enumerate(texts)]) == labels
+    )
     assert found["case", 0.2].value == expected < 0.8 and found["case", 0.2].n == 60
     figure = robustness_figure(rows)
     assert len(figure.data) == 2 and list(figure.data[0].y) == [1, expected]
@@ -328,7 +368,11 @@ def test_judges_see_a_unit_that_steers_and_not_one_that_does_not(writer):
     options = dict(doses=(-3, 3), n=24, n_bytes=40)
     response = steering_dose_response(writer, directions, dict(odd=Judge()), TEXTS, **options)
     rows, swing = response.points, {row["held"]: row["swing"] for row in response.swings}
-    assert len(rows) == 7 and rows[0]["dose"] is None and rows[0]["changed_texts"] == rows[0]["change"] == 0
+    assert (
+        len(rows) == 7
+        and rows[0]["dose"] is None
+        and rows[0]["changed_texts"] == rows[0]["change"] == 0
+    )
     found = {(row["held"], row["dose"]): row for row in rows}
     low, high = found["unit 0", -3], found["unit 0", 3]
     assert low["change"] + low["half_width"] < 0 < high["change"] - high["half_width"]
@@ -348,24 +392,36 @@ def test_a_point_is_what_the_pieces_make_of_it(writer):
     c_T = np.concatenate([record_states(writer, text, [5])[:, 0] for text in TEXTS])
     np.testing.assert_allclose((mean, std), (c_T.mean(), c_T.std()), rtol=1e-4)
     options = dict(doses=(2,), n=6, n_bytes=30, seed=10, prompt="The", top_k=40)
-    (base, row), [swing] = steering_dose_response(writer, {"unit 5": 5}, dict(odd=Judge()), TEXTS, **options)
+    (base, row), [swing] = steering_dose_response(
+        writer, {"unit 5": 5}, dict(odd=Judge()), TEXTS, **options
+    )
     assert swing["swing"] == 0, "one dose has none"
     np.testing.assert_allclose(row["value"], mean + 2 * std)
     texts = generate_batch(writer, "The", 30, 1.0, range(10, 16), top_k=40, clamp={5: row["value"]})
     free = generate_batch(writer, "The", 30, 1.0, range(10, 16), top_k=40)
     change_N = [
-        float(np.diff(Judge().predict_proba(["The" + a, "The" + b])[:, 1])[0]) for a, b in zip(free, texts, strict=True)
+        float(np.diff(Judge().predict_proba(["The" + a, "The" + b])[:, 1])[0])
+        for a, b in zip(free, texts, strict=True)
     ]
     np.testing.assert_allclose(row["change"], np.mean(change_N))
     np.testing.assert_allclose(row["half_width"], 1.96 * np.std(change_N, ddof=1) / 6**0.5)
     np.testing.assert_allclose(base["positive"] + row["change"], row["positive"])
     columns = zip(*stream(writer, "The", 30, seeds=range(10, 16), top_k=40), strict=True)
-    np.testing.assert_allclose(base["bits_per_byte"], written_bits(writer, "The", list(map(bytes, columns))).mean())
+    np.testing.assert_allclose(
+        base["bits_per_byte"], written_bits(writer, "The", list(map(bytes, columns))).mean()
+    )
 
 
 def test_bad_wishes_for_steering(writer):
     def steer(**changes):
-        given = dict(directions={"unit 0": 0}, judges=dict(odd=Judge()), ordinary=TEXTS, n=2, n_bytes=3, doses=(1,))
+        given = dict(
+            directions={"unit 0": 0},
+            judges=dict(odd=Judge()),
+            ordinary=TEXTS,
+            n=2,
+            n_bytes=3,
+            doses=(1,),
+        )
         return steering_dose_response(writer, **given | changes)
 
     one_sentence(lambda: steer(n=1), "n of at least 2")
@@ -388,6 +444,9 @@ def test_labels_from_stars(tmp_path):
     data = labelled_by_stars(shards)
     number = [int(text.split()[2]) for text in data.texts]
     assert sorted(number, key=lambda n: n > 2)[:2] in ([0, 1], [1, 0])
-    assert all((n > 2) == label for n, label in zip(number, data.labels, strict=True)) and len(data) == 4
+    assert (
+        all((n > 2) == label for n, label in zip(number, data.labels, strict=True))
+        and len(data) == 4
+    )
     assert not {2, 7} & set(number) and len(labelled_by_stars(shards, n=2)) == 2
     one_sentence(lambda: labelled_by_stars([]), "no reviews with 1 or 2")

@@ -10,7 +10,9 @@ from sync import ROOT, notebooks
 
 NOTEBOOKS = [
     pytest.param(
-        f"{path.parent.name}/{path.name}", id=path.stem, marks=[pytest.mark.slow] * (path.parent.name == "tour")
+        str(path.relative_to(ROOT / "nbs")),
+        id=f"{path.parent.name}/{path.stem}",
+        marks=[pytest.mark.slow] * (path.parent.name == "tour"),
     )
     for path in notebooks("lib", "tour")
 ]
@@ -23,7 +25,10 @@ def nbs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_runs(nbs, name):
-    notebook, resources = nbformat.read(nbs / name, 4), {"metadata": {"path": str((nbs / name).parent)}}
+    notebook, resources = (
+        nbformat.read(nbs / name, 4),
+        {"metadata": {"path": str((nbs / name).parent)}},
+    )
     try:
         NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:

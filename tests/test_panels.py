@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from sentiment_kit.behaviour import unit_snippets
-from sentiment_kit.features import ByteFeaturizer, record_states
-from sentiment_kit.files import KitError
-from sentiment_kit.generate import generate, written_bits
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.neuron_map import (
+from sentiment_kit.data.datasets import Texts
+from sentiment_kit.data.files import KitError
+from sentiment_kit.evidence.behaviour import unit_snippets
+from sentiment_kit.looking.neuron_map import (
     NeuronMap,
     end_snippets,
     snippets_html,
@@ -22,9 +20,12 @@ from sentiment_kit.neuron_map import (
     unit_orders,
     unit_summary,
 )
-from sentiment_kit.reviews import Texts
-from sentiment_kit.steering import SteeringPanel, cost_line, pair_html, read_units, steer
-from sentiment_kit.transfer import SentimentProbe, split_features
+from sentiment_kit.looking.steering import SteeringPanel, cost_line, pair_html, read_units, steer
+from sentiment_kit.model.generate import generate, written_bits
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.transfer.baselines import split_features
+from sentiment_kit.transfer.features import ByteFeaturizer, record_states
+from sentiment_kit.transfer.probe import SentimentProbe
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -48,7 +49,9 @@ def data():
 
     def texts(n):
         labels = rng.integers(0, 2, n)
-        return Texts([" ".join(rng.choice(words[label], rng.integers(2, 9))) for label in labels], labels)
+        return Texts(
+            [" ".join(rng.choice(words[label], rng.integers(2, 9))) for label in labels], labels
+        )
 
     return dict(train=texts(60), valid=texts(30), test=texts(40))
 
@@ -92,13 +95,20 @@ def test_summary_by_hand(measured):
 
 
 def test_ends_are_those_of_a_full_reading(model):
-    texts = [f"{word} number {n} {'so ' * (n % 7)}" for n in range(60) for word in ("lid", "lid!")] + HOSTILE
+    texts = [
+        f"{word} number {n} {'so ' * (n % 7)}" for n in range(60) for word in ("lid", "lid!")
+    ] + HOSTILE
     extremes = unit_extremes(model, texts)
     for unit in (0, 5, 31):
-        full, ends = unit_snippets(model, texts, unit, 3, quantiles=()), end_snippets(model, texts, extremes, unit, 3)
+        full, ends = (
+            unit_snippets(model, texts, unit, 3, quantiles=()),
+            end_snippets(model, texts, extremes, unit, 3),
+        )
         for ours, theirs in ((ends["highest"], full["top"]), (ends["lowest"], full["bottom"])):
             assert [(s.text, s.byte) for s in ours] == [(s.text, s.byte) for s in theirs]
-            np.testing.assert_allclose([s.value for s in ours], [s.value for s in theirs], rtol=1e-5)
+            np.testing.assert_allclose(
+                [s.value for s in ours], [s.value for s in theirs], rtol=1e-5
+            )
 
 
 def test_texts_cannot_add_markup(model):
@@ -111,9 +121,13 @@ def test_texts_cannot_add_markup(model):
 def test_an_order_by_weights_needs_weights(measured):
     X, y, probe = measured
     orders = unit_orders(probe, X["valid"], y["valid"])
-    assert orders["weight in the probe"] == probe.neurons_.tolist() and orders["number"] == list(range(32))
+    assert orders["weight in the probe"] == probe.neurons_.tolist() and orders["number"] == list(
+        range(32)
+    )
     flat = SentimentProbe(Cs=(2.0**-12,), extend=0).fit(X["train"], y["train"])
-    assert flat.n_nonzero_ == 0 and "weight in the probe" not in unit_orders(flat, X["valid"], y["valid"])
+    assert flat.n_nonzero_ == 0 and "weight in the probe" not in unit_orders(
+        flat, X["valid"], y["valid"]
+    )
 
 
 def test_neuron_map_walks(model, data, measured):
@@ -157,7 +171,9 @@ def test_neuron_map_takes_any_source_and_string_labels():
             return c_TU if units is None else c_TU[:, units]
 
     labels = np.array(["brief", "wordy"] * 12)
-    texts = Texts(["a " * (20 if label == "wordy" else 3) + str(n) for n, label in enumerate(labels)], labels)
+    texts = Texts(
+        ["a " * (20 if label == "wordy" else 3) + str(n) for n, label in enumerate(labels)], labels
+    )
     panel = NeuronMap(Length(), dict(train=texts, valid=texts, test=texts), k=1)
     assert "100.0%" in panel.numbers.value and "label wordy" in panel.ends.value
 
@@ -171,7 +187,9 @@ def test_a_pair_is_what_generate_writes_and_written_bits_counts(model, prompt, o
     wanted.pop("seeds", None)
     written = [encoded[pair.start :] for encoded in pair.encoded]
     for text, held in zip(written, (None, clamp), strict=True):
-        assert "".join(text.decode("utf-8", "replace")).startswith(generate(model, prompt, 60, clamp=held, **wanted))
+        assert "".join(text.decode("utf-8", "replace")).startswith(
+            generate(model, prompt, 60, clamp=held, **wanted)
+        )
     np.testing.assert_allclose(pair.cost(), written_bits(model, prompt, written), rtol=1e-4)
     for encoded, c_TU in zip(pair.encoded, pair.c_2TU, strict=True):
         np.testing.assert_allclose(c_TU, record_states(model, encoded, [0, 7]), atol=1e-5)
@@ -180,8 +198,13 @@ def test_a_pair_is_what_generate_writes_and_written_bits_counts(model, prompt, o
 def test_pairs_grow_byte_by_byte(model):
     pairs = list(steer(model, "The", 20, dict.fromkeys(range(32), 5.0), temperature=0.1, seeds=1))
     assert [len(pair.encoded[0]) - pair.start for pair in pairs] == list(range(1, 21))
-    assert all(b.encoded[1].startswith(a.encoded[1]) for a, b in zip(pairs, pairs[1:], strict=False))
-    first = next(n for n, (a, b) in enumerate(zip(*pairs[-1].encoded, strict=True)) if a != b) - pairs[-1].start
+    assert all(
+        b.encoded[1].startswith(a.encoded[1]) for a, b in zip(pairs, pairs[1:], strict=False)
+    )
+    first = (
+        next(n for n, (a, b) in enumerate(zip(*pairs[-1].encoded, strict=True)) if a != b)
+        - pairs[-1].start
+    )
     assert pairs[-1].equal() == first and f"equal up to byte {first}" in cost_line(pairs[-1])
     *_, same = steer(model, "The", 20, {}, [0], seeds=1)
     assert same.equal() == 20 and "the same text" in cost_line(same)
@@ -194,7 +217,9 @@ def test_other_models_and_directions(config):
     np.testing.assert_allclose(pair.c_2TU[1], record_states(other, pair.encoded[1], [3]), atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [dict(n_bytes=0), dict(temperature=-1), dict(clamp={32: 1.0}), dict(units=[32])])
+@pytest.mark.parametrize(
+    "wrong", [dict(n_bytes=0), dict(temperature=-1), dict(clamp={32: 1.0}), dict(units=[32])]
+)
 def test_mistakes_are_reported_at_the_call(model, wrong):
     with pytest.raises(KitError):
         steer(model, **dict(prompt="The", n_bytes=10, clamp={0: 1.0}) | wrong)
@@ -216,7 +241,9 @@ def panel_of(model, data, **values):
 
 
 def test_panel_writes_what_its_controls_say(model, data):
-    panel = panel_of(model, data, units="3, -5", strength=-1.0, temperature=0.5, seed=9, top_k=20, prompt="I ")
+    panel = panel_of(
+        model, data, units="3, -5", strength=-1.0, temperature=0.5, seed=9, top_k=20, prompt="I "
+    )
     panel.start()  # no loop runs here: it returns when all is written
     c_TU = np.concatenate([record_states(model, text, [3, 5]) for text in data["valid"].texts[:5]])
     clamp = dict(zip((3, 5), c_TU.mean(0) + (-1, 1) * c_TU.std(0), strict=True))

@@ -17,13 +17,14 @@ import torch
 from ranks import train_double  # noqa: F401  (that it can be imported)
 from safetensors.torch import load_file
 
-from sentiment_kit.checkpoint import latest_checkpoint
-from sentiment_kit.distributed import run_processes
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModelConfig
-from sentiment_kit.reviews import SAMPLES
-from sentiment_kit.shards import make_shards
-from sentiment_kit.trainer import TrainConfig, launch, train
+from sentiment_kit.data.datasets import SAMPLES
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.shards import make_shards
+from sentiment_kit.model.language_model import LanguageModelConfig
+from sentiment_kit.training.checkpoint import latest_checkpoint
+from sentiment_kit.training.config import TrainConfig
+from sentiment_kit.training.launcher import run_processes
+from sentiment_kit.training.trainer import launch, train
 
 TIMINGS = ("seconds", "bytes_per_s")
 
@@ -31,15 +32,21 @@ TIMINGS = ("seconds", "bytes_per_s")
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus") / "corpus"
-    make_shards(SAMPLES, folder, counts=(1, 1, 1), text_key="text", stars_key="stars", split_key="split")
+    make_shards(
+        SAMPLES, folder, counts=(1, 1, 1), text_key="text", stars_key="stars", split_key="split"
+    )
     return folder
 
 
 def settings(corpus, out, **changes) -> TrainConfig:
     "Twenty steps, and a short one at the end."
-    same = dict(global_batch=32, seq_len=192, lr=0.02, max_lr=0.01, log_every=1, valid_every=8, save_every=6)
+    same = dict(
+        global_batch=32, seq_len=192, lr=0.02, max_lr=0.01, log_every=1, valid_every=8, save_every=6
+    )
     model = LanguageModelConfig(hidden_size=16, embed_size=4)
-    return TrainConfig(str(corpus), str(out), model, **(same | dict(device="cpu", progress="none") | changes))
+    return TrainConfig(
+        str(corpus), str(out), model, **(same | dict(device="cpu", progress="none") | changes)
+    )
 
 
 def lines_of(run: Path) -> list[dict]:
@@ -81,10 +88,16 @@ def test_another_number_of_ranks_goes_on_at_the_exact_byte(corpus, tmp_path):
     whole, parts = settings(corpus, tmp_path / "whole"), settings(corpus, tmp_path / "parts")
     run_processes("ranks:train_double", 1, [asdict(whole)])
     half = replace(parts, out=str(tmp_path / "parts"))
-    script = "import sys, json; from ranks import train_double; train_double(json.loads(sys.argv[1]))"
+    script = (
+        "import sys, json; from ranks import train_double; train_double(json.loads(sys.argv[1]))"
+    )
     env_path = str(Path(__file__).parent)
-    process = subprocess.Popen([sys.executable, "-c", script, json.dumps(asdict(half))], cwd=env_path)
-    while not (tmp_path / "parts" / "checkpoints").is_dir() or not any((tmp_path / "parts/checkpoints").glob("step-*")):
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, json.dumps(asdict(half))], cwd=env_path
+    )
+    while not (tmp_path / "parts" / "checkpoints").is_dir() or not any(
+        (tmp_path / "parts/checkpoints").glob("step-*")
+    ):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
@@ -93,13 +106,17 @@ def test_another_number_of_ranks_goes_on_at_the_exact_byte(corpus, tmp_path):
     run_processes("ranks:train_double", 2, [asdict(parts)])
     one, many = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
     assert max(float((one[name] - many[name]).abs().max()) for name in one) < 1e-9
-    steps = [[(line["step"], line["bytes"]) for line in lines_of(tmp_path / name)] for name in ("whole", "parts")]
+    steps = [
+        [(line["step"], line["bytes"]) for line in lines_of(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
     assert steps[0] == steps[1]
 
 
 def launch_in_the_background(config: TrainConfig, nproc: int) -> subprocess.Popen:
     script = (
-        "import sys, json; from sentiment_kit.trainer import *; from sentiment_kit.language_model import *\n"
+        "import sys, json; from sentiment_kit.training.trainer import *; from sentiment_kit.training.config import *\n"
+        "from sentiment_kit.model.language_model import *\n"
         "if __name__ == '__main__':\n"
         "    config = config_from_json(TrainConfig, json.loads(sys.argv[1]), 'test')\n"
         "    try: launch(config, int(sys.argv[2]))\n"
@@ -111,7 +128,10 @@ def launch_in_the_background(config: TrainConfig, nproc: int) -> subprocess.Pope
 
 
 def wait_for_lines(run: Path, n: int, process: subprocess.Popen) -> bool:  # False: it ended before
-    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < n:
+    while (
+        not (run / "metrics.jsonl").exists()
+        or len((run / "metrics.jsonl").read_text().splitlines()) < n
+    ):
         if process.poll() is not None:
             return False
         time.sleep(0.01)
@@ -122,7 +142,9 @@ def assert_same_run(run: Path, whole: Path):
     "Line by line, timings aside, and bit by bit: weights, optimizer, states."
     assert lines_of(run) == lines_of(whole)
     for name in ("model", "optimizer", "state"):
-        a, b = (load_file(latest_checkpoint(folder) / f"{name}.safetensors") for folder in (run, whole))
+        a, b = (
+            load_file(latest_checkpoint(folder) / f"{name}.safetensors") for folder in (run, whole)
+        )
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -147,14 +169,22 @@ def test_killed_many_times_and_started_again_at_once(corpus, tmp_path, request, 
     kills, rng = request.config.getoption("--n") or 20, random.Random(nproc)
     many = dict(global_batch=16, seq_len=64, save_every=3, epochs=1 + kills // 5)
     launch(settings(corpus, tmp_path / "whole", **many), nproc)
-    config, run, killed, ended = settings(corpus, tmp_path / "parts", **many), tmp_path / "parts", Counter(), False
+    config, run, killed, ended = (
+        settings(corpus, tmp_path / "parts", **many),
+        tmp_path / "parts",
+        Counter(),
+        False,
+    )
     while sum(killed.values()) < kills and not ended:
         done = int(folder.name[5:]) if run.is_dir() and (folder := latest_checkpoint(run)) else 0
         process = launch_in_the_background(config, nproc)
         ended = not wait_for_lines(run, done + rng.randint(2, 20), process)
         if not ended:
             time.sleep(rng.random() * 0.1)
-            family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+            family = [
+                process.pid,
+                *(child.pid for child in psutil.Process(process.pid).children(recursive=True)),
+            ]
             victim = rng.randrange(len(family))
             os.kill(family[victim], signal.SIGKILL)
             killed[victim] += 1
@@ -178,20 +208,26 @@ def test_a_rank_whose_numbers_are_none_stops_all_and_leaves_what_it_stumbled_ove
 def test_parts_of_a_step_sum_to_the_same_run(corpus, tmp_path):
     for parts in (1, 4):
         train(settings(corpus, tmp_path / str(parts), accumulate=parts))
-    losses = [[line["loss_bits"] for line in lines_of(tmp_path / str(n)) if line["step"]] for n in (1, 4)]
+    losses = [
+        [line["loss_bits"] for line in lines_of(tmp_path / str(n)) if line["step"]] for n in (1, 4)
+    ]
     assert max(abs(a - b) for a, b in zip(*losses, strict=True)) < 1e-4
     with pytest.raises(KitError, match="accumulate is 5"):
         train(settings(corpus, tmp_path / "five", accumulate=5))
 
 
 def test_a_run_ends_when_validation_does_not_improve(corpus, tmp_path):
-    config = settings(corpus, tmp_path / "run", epochs=2, lr=1e-12, valid_every=2, valid_bytes=2_000, patience=3)
+    config = settings(
+        corpus, tmp_path / "run", epochs=2, lr=1e-12, valid_every=2, valid_bytes=2_000, patience=3
+    )
     run = train(config)
     steps = [line["step"] for line in lines_of(run) if "valid_bits" in line]
     assert steps[-1] < 40 and train(config) == run
     validated = [line for line in lines_of(run) if "valid_bits" in line]
     assert [line["step"] for line in validated] == steps
     sizes = [line["valid_bytes"] for line in validated]
-    assert sizes[0] == sizes[-1] > max(sizes[1:-1]), "before and after it reads the whole split, whatever ended it"
+    assert sizes[0] == sizes[-1] > max(sizes[1:-1]), (
+        "before and after it reads the whole split, whatever ended it"
+    )
     train(replace(config, patience=0, valid_every=50))
     assert lines_of(run)[-1]["epoch"] == 2

@@ -22,26 +22,26 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sentiment_kit.files import KitError
-from sentiment_kit.reviews import (
-    KEYS,
+from sentiment_kit.data.datasets import load_labelled
+from sentiment_kit.data.dedup import dedup_key
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.formats import (
     MAX_LITERAL,
-    Quarantine,
-    Review,
     array_blocks,
-    dedup_key,
-    find_inputs,
-    find_keys,
     line_blocks,
-    load_labelled,
-    open_input,
-    parse_block,
     parse_records,
     read_blocks,
     read_bytes,
-    read_reviews,
-    show_place,
     table_rows,
+)
+from sentiment_kit.data.inputs import find_inputs, open_input, show_place
+from sentiment_kit.data.reviews import (
+    KEYS,
+    Quarantine,
+    Review,
+    find_keys,
+    parse_block,
+    read_reviews,
 )
 
 relaxed = settings(deadline=None)
@@ -74,15 +74,23 @@ def quarantined(path):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-GOOD = jsonl({"reviewText": "fine", "overall": 4.0, "category": "Pets"}, {"reviewText": "Très bien"})
+GOOD = jsonl(
+    {"reviewText": "fine", "overall": 4.0, "category": "Pets"}, {"reviewText": "Très bien"}
+)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_all_formats_give_the_same_reviews(suffix):
-    rows = [("plain", "5", "A"), ('with "quotes", [commas]', "", "B"), ("two\nlines\tand a tab, it's", "1", "")]
+    rows = [
+        ("plain", "5", "A"),
+        ('with "quotes", [commas]', "", "B"),
+        ("two\nlines\tand a tab, it's", "1", ""),
+    ]
     for name, delimiter in (("r.csv", ","), ("r.tsv", "\t")):
         out = io.StringIO(newline="")
-        csv.writer(out, delimiter=delimiter).writerows([("reviewText", "overall", "category"), *rows])
+        csv.writer(out, delimiter=delimiter).writerows(
+            [("reviewText", "overall", "category"), *rows]
+        )
         write(name + suffix, "\ufeff" + out.getvalue())
     records = [dict(reviewText=t, overall=s, category=c) for t, s, c in rows]
     write("r.jsonl" + suffix, "\ufeff" + jsonl(*records))
@@ -91,7 +99,9 @@ def test_all_formats_give_the_same_reviews(suffix):
     write("array.json" + suffix, "\ufeff \n" + json.dumps(records, indent=1))
     write("python.json" + suffix, "\ufeff" + "\n".join(map(repr, records)))
     names = ["r.csv", "r.tsv", "r.jsonl", "dos.jsonl", "lines.json", "array.json", "python.json"]
-    first, *others = [[r._replace(source="") for r in read_reviews(name + suffix)] for name in names]
+    first, *others = [
+        [r._replace(source="") for r in read_reviews(name + suffix)] for name in names
+    ]
     assert [(r.text, r.stars, r.category, r.row) for r in first] == [
         (rows[0][0], 5, "A", 1),
         (rows[1][0], None, "B", 2),
@@ -101,35 +111,75 @@ def test_all_formats_give_the_same_reviews(suffix):
 
 
 def test_both_amazon_schemas_are_known():
-    old = dict(reviewText="a", overall=5.0, asin="B1", reviewerID="U", unixReviewTime=1252800000, helpful=[0, 1])
-    new = dict(text="a", rating=5, asin="B1-red", parent_asin="B1", user_id="U", timestamp=1252800000123, title="t")
+    old = dict(
+        reviewText="a",
+        overall=5.0,
+        asin="B1",
+        reviewerID="U",
+        unixReviewTime=1252800000,
+        helpful=[0, 1],
+    )
+    new = dict(
+        text="a",
+        rating=5,
+        asin="B1-red",
+        parent_asin="B1",
+        user_id="U",
+        timestamp=1252800000123,
+        title="t",
+    )
     reviews = list(read_reviews([write("old.jsonl", jsonl(old)), write("new.jsonl", jsonl(new))]))
     assert [r.source for r in reviews] == ["new.jsonl", "old.jsonl"]
-    assert {r[:4] + r[5:] for r in reviews} == {("a", None, 5.0, None, 1, None, "B1", "U", 1252800000)}
-    [variant] = read_reviews("new.jsonl", text_key="title", stars_key=None, item_key="parent_asin", user_key=None)
+    assert {r[:4] + r[5:] for r in reviews} == {
+        ("a", None, 5.0, None, 1, None, "B1", "U", 1252800000)
+    }
+    [variant] = read_reviews(
+        "new.jsonl", text_key="title", stars_key=None, item_key="parent_asin", user_key=None
+    )
     assert (variant.text, variant.stars, variant.user) == ("t", None, None)
-    with pytest.raises(KitError, match="no column 'helpful_vote'; set stars_key to one of: text, rating"):
+    with pytest.raises(
+        KitError, match="no column 'helpful_vote'; set stars_key to one of: text, rating"
+    ):
         read_reviews("new.jsonl", stars_key="helpful_vote")
-    with pytest.raises(KitError, match="no column 'reviewText'; set text_key to one of: review, stars"):
+    with pytest.raises(
+        KitError, match="no column 'reviewText'; set text_key to one of: review, stars"
+    ):
         read_reviews(write("own.csv", "review,stars\nfine,4\n"))
 
 
 def test_what_is_only_carried_along_never_makes_a_row_bad():
     odd = [math.nan, "soon", [1], {}, 10**30, "", None, True, -5, "1252800000.5", 1e300]
-    records = [dict(reviewText="ok", asin=x, reviewerID=x, category=x, unixReviewTime=x) for x in odd]
+    records = [
+        dict(reviewText="ok", asin=x, reviewerID=x, category=x, unixReviewTime=x) for x in odd
+    ]
     reviews = list(read_reviews(write("a.jsonl", jsonl(*records)), max_bad=0))
     times = [None, None, None, None, None, None, None, 1, -5, 1252800000, None]
     names = [None, "soon", None, None, None, None, None, "True", "-5", "1252800000.5", None]
     assert [r.time for r in reviews] == times
-    assert [r.item for r in reviews] == [r.user for r in reviews] == [r.category for r in reviews] == names
+    assert (
+        [r.item for r in reviews]
+        == [r.user for r in reviews]
+        == [r.category for r in reviews]
+        == names
+    )
 
 
 @pytest.mark.parametrize(
     "path, content, options, message",
     [
-        ("a.jsonl", GOOD, dict(text_key="text"), r"a\.jsonl has no column 'text'; set text_key to one of: reviewText"),
+        (
+            "a.jsonl",
+            GOOD,
+            dict(text_key="text"),
+            r"a\.jsonl has no column 'text'; set text_key to one of: reviewText",
+        ),
         ("a.jsonl", GOOD, dict(stars_key="rating"), r"no column 'rating'; set stars_key"),
-        ("a.csv", "text,y\nok,1\n", dict(label_key="label"), "'label'; set label_key to one of: text, y"),
+        (
+            "a.csv",
+            "text,y\nok,1\n",
+            dict(label_key="label"),
+            "'label'; set label_key to one of: text, y",
+        ),
         ("a.csv", "", {}, r"a\.csv is empty; leave it out"),
         ("a.csv.gz", "", {}, r"a\.csv\.gz is empty; leave it out"),
         ("a.json.zst", "", {}, r"a\.json\.zst is empty; leave it out"),
@@ -137,7 +187,12 @@ def test_what_is_only_carried_along_never_makes_a_row_bad():
         ("a.json", "[]", {}, "no readable row"),
         ("a.jsonl", "<html>\n404\n", {}, r"no readable row among its first 100 \(not JSON\)"),
         ("a.json", '{\n "reviews":\n []\n}', {}, "no readable row"),
-        ("a.csv", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", {}, r"a\.csv has no readable row .*the header is not UTF-8 text"),
+        (
+            "a.csv",
+            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+            {},
+            r"a\.csv has no readable row .*the header is not UTF-8 text",
+        ),
         (
             "a.jsonl.gz",
             gzip.compress(GOOD.encode(), mtime=0),
@@ -146,15 +201,40 @@ def test_what_is_only_carried_along_never_makes_a_row_bad():
         ),
         ("a.csv", "reviewText\nfine\n".encode("utf-16"), {}, "the header is not UTF-8 text"),
         ("a.jsonl", GOOD.encode("utf-16"), {}, r"a\.jsonl has no readable row .*; is it UTF-8"),
-        ("a.csv", "reviewText,prix_en_€\nfine,1\n".encode("cp1252"), {}, "the header is not UTF-8 text"),
-        ("a.csv", "reviewText\nfine\ncafé\n".encode("latin-1"), {}, "broken UTF-8 .*Latin-1.*iconv"),
-        ("a.parquet", "x", {}, r"a\.parquet has an unknown suffix; known are \.jsonl, \.json, \.csv, \.tsv"),
+        (
+            "a.csv",
+            "reviewText,prix_en_€\nfine,1\n".encode("cp1252"),
+            {},
+            "the header is not UTF-8 text",
+        ),
+        (
+            "a.csv",
+            "reviewText\nfine\ncafé\n".encode("latin-1"),
+            {},
+            "broken UTF-8 .*Latin-1.*iconv",
+        ),
+        (
+            "a.parquet",
+            "x",
+            {},
+            r"a\.parquet has an unknown suffix; known are \.jsonl, \.json, \.csv, \.tsv",
+        ),
         ("a.gz", "x", {}, r"a\.gz has an unknown suffix"),
         ("folder/a.csv", "x", dict(paths="folder"), r"folder is a folder; name its files"),
         ("a.csv", "x", dict(paths="b*.csv"), r"no file matches 'b\*\.csv'"),
         ("a.csv", "x", dict(paths="memory://b*.csv"), r"no file matches 'memory://b\*\.csv'"),
-        ("a.csv", "x", dict(paths="memory://b.csv"), r"memory://b\.csv cannot be opened \(FileNotFoundError\)"),
-        ("a.csv", "x", dict(paths="gopher://a/b.csv"), "gopher:// cannot be read: Protocol not known"),
+        (
+            "a.csv",
+            "x",
+            dict(paths="memory://b.csv"),
+            r"memory://b\.csv cannot be opened \(FileNotFoundError\)",
+        ),
+        (
+            "a.csv",
+            "x",
+            dict(paths="gopher://a/b.csv"),
+            "gopher:// cannot be read: Protocol not known",
+        ),
         ("a.csv", "x", dict(paths=[]), "name at least one file"),
     ],
 )
@@ -176,12 +256,24 @@ def test_compressed_files_of_several_parts_and_damaged_ones(name, kind):
         return list(read_bytes(Path(name)))
 
     assert read(b"".join(packed)) != [] and b"".join(read(b"".join(packed))) == b"".join(lines)
-    assert b"".join(read(packed[0] + pack(name, b"") + packed[1] + bytes(700))) == b"".join(lines[:2000])
+    assert b"".join(read(packed[0] + pack(name, b"") + packed[1] + bytes(700))) == b"".join(
+        lines[:2000]
+    )
     assert [r.row for r in read_reviews(name)] == list(range(1, 2001))
     whole = packed[0] + packed[1]
-    for end in [1, 3, 9, len(packed[0]) - 1, len(packed[0]) + 1, *rng.sample(range(len(whole)), 20), len(whole) - 1]:
+    for end in [
+        1,
+        3,
+        9,
+        len(packed[0]) - 1,
+        len(packed[0]) + 1,
+        *rng.sample(range(len(whole)), 20),
+        len(whole) - 1,
+    ]:
         if end != len(packed[0]):
-            with pytest.raises(KitError, match=rf"a\.jsonl\.{name[8:]} is not a whole {kind} file \(.*\); copy or"):
+            with pytest.raises(
+                KitError, match=rf"a\.jsonl\.{name[8:]} is not a whole {kind} file \(.*\); copy or"
+            ):
                 read(whole[:end])
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4
@@ -228,10 +320,14 @@ def test_bad_rows_go_to_quarantine_with_place_and_reason():
     lines = good | {row: line for row, (line, _) in bad.items()}
     write("a.jsonl", b"".join(lines[row] for row in sorted(lines)))
     q = Quarantine("bad.jsonl", max_bad=0.9)
-    reviews = list(read_reviews("a.jsonl", label_key="y", split_key="part", quarantine=q, max_line=1000))
+    reviews = list(
+        read_reviews("a.jsonl", label_key="y", split_key="part", quarantine=q, max_line=1000)
+    )
     assert [(r.row, r.stars) for r in reviews] == [(1, None), (22, None), (23, None), (24, 4)]
     assert [r.text for r in reviews[1:3]] == ["half \ud83d a pair", "it's é"]
-    assert quarantined("bad.jsonl") == [dict(file="a.jsonl", row=r, reason=why) for r, (_, why) in sorted(bad.items())]
+    assert quarantined("bad.jsonl") == [
+        dict(file="a.jsonl", row=r, reason=why) for r, (_, why) in sorted(bad.items())
+    ]
     assert (q.rows, q.bad) == (23, len(bad))
 
 
@@ -239,7 +335,9 @@ def test_share_of_bad_rows_is_judged_after_a_thousand_and_at_the_end():
     good, bad = jsonl({"reviewText": "ok"}), "{}\n"
     many = write("many.jsonl", good * 100_000 + bad * 50_000 + good * 1_000_000)
     q = Quarantine(max_bad=0.01)
-    with pytest.raises(KitError, match=r"of \d+ rows are bad, .* many\.jsonl: no text in reviewText"):
+    with pytest.raises(
+        KitError, match=r"of \d+ rows are bad, .* many\.jsonl: no text in reviewText"
+    ):
         list(read_reviews(many, quarantine=q))
     assert 101_010 <= q.rows < 200_000, "noticed on the way, not at the end"
     early = write("early.jsonl", good + bad * 9 + good * 990)
@@ -252,14 +350,24 @@ def test_share_of_bad_rows_is_judged_after_a_thousand_and_at_the_end():
 def test_the_quarantine_is_sorted_whatever_the_order_of_the_files():
     names = [write(f"{name}.jsonl", GOOD + "{}\n" * 2) for name in ("b", "c", "a")]
     list(read_reviews(names, quarantine="bad.jsonl", max_bad=1))
-    assert [(r["file"][0], r["row"]) for r in quarantined("bad.jsonl")] == [(f, r) for f in "abc" for r in (3, 4)]
+    assert [(r["file"][0], r["row"]) for r in quarantined("bad.jsonl")] == [
+        (f, r) for f in "abc" for r in (3, 4)
+    ]
 
 
 def test_blocks_may_be_parsed_anywhere_and_in_any_order():
-    records = [dict(reviewText=f"number {n}", overall=n % 5 + 1) if n % 50 else {} for n in range(20_000)]
+    records = [
+        dict(reviewText=f"number {n}", overall=n % 5 + 1) if n % 50 else {} for n in range(20_000)
+    ]
     out = io.StringIO(newline="")
-    csv.writer(out).writerows([("reviewText", "overall"), *([r.get("reviewText"), r.get("overall")] for r in records)])
-    write("r.csv", out.getvalue()), write("r.jsonl", jsonl(*records)), write("r.json", json.dumps(records))
+    csv.writer(out).writerows(
+        [("reviewText", "overall"), *([r.get("reviewText"), r.get("overall")] for r in records)]
+    )
+    (
+        write("r.csv", out.getvalue()),
+        write("r.jsonl", jsonl(*records)),
+        write("r.json", json.dumps(records)),
+    )
     for name in ("r.csv", "r.jsonl", "r.json"):
         [(_, source)] = find_inputs(name).items()
         blocks = [pickle.dumps(block) for block in read_blocks(source)]
@@ -287,11 +395,17 @@ def test_csv_rows_are_counted_as_python_counts_them(body, size):
     rows = list(table_rows(cut(b"text,n\n" + body.encode(), size), ",", MB))
     expected = list(csv.reader(io.StringIO(body, newline="")))
     assert [record is None for record in rows] == [not fields for fields in expected]
-    assert [r for r in rows if isinstance(r, dict)] == [dict(text=f[0], n=f[1]) for f in expected if len(f) == 2]
+    assert [r for r in rows if isinstance(r, dict)] == [
+        dict(text=f[0], n=f[1]) for f in expected if len(f) == 2
+    ]
 
 
 @relaxed
-@given(st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b""))), st.integers(1, 20), st.integers(1, 40))
+@given(
+    st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b""))),
+    st.integers(1, 20),
+    st.integers(1, 40),
+)
 def test_lines_are_whole_in_order_and_counted(lines, max_line, size):
     content = b"\n".join(lines)
     rows = {}
@@ -300,7 +414,10 @@ def test_lines_are_whole_in_order_and_counted(lines, max_line, size):
             assert row not in rows and (isinstance(line, str) or len(line) <= max_line)
             rows[row] = line
     expected = dict(enumerate(io.BytesIO(content), 1))
-    assert rows == {row: line if len(line) <= max_line else "longer than max_line" for row, line in expected.items()}
+    assert rows == {
+        row: line if len(line) <= max_line else "longer than max_line"
+        for row, line in expected.items()
+    }
 
 
 def elements(text):
@@ -332,11 +449,17 @@ def elements(text):
 def test_an_array_comes_apart_at_its_commas(text, size):
     expected = elements(text)
     if expected is None:
-        with pytest.raises(KitError, match=r"r\.json: the array ends at element \d+, but text follows"):
+        with pytest.raises(
+            KitError, match=r"r\.json: the array ends at element \d+, but text follows"
+        ):
             list(array_blocks(cut(text.encode(), size), MB, "r.json"))
         return
     blocks = list(array_blocks(cut(text.encode(), size), MB, "r.json"))
-    rows = [element if isinstance(element, str) else element.decode() for _, block in blocks for element in block]
+    rows = [
+        element if isinstance(element, str) else element.decode()
+        for _, block in blocks
+        for element in block
+    ]
     assert rows == expected[0] + ["the array does not end"] * (not expected[1])
     starts = [first for first, block in blocks]
     assert starts == [1 + sum(len(block) for _, block in blocks[:i]) for i in range(len(blocks))]
@@ -344,10 +467,23 @@ def test_an_array_comes_apart_at_its_commas(text, size):
 
 def test_a_broken_element_of_an_array_is_one_bad_row():
     good = '{"reviewText": "ok, [it] is {fine}"}'
-    odd = ['{"reviewText": }', "5", "[" * 100_000 + "]" * 100_000, f'{{"reviewText": "{"x" * 5000}"}}', '{"a": 1]}']
+    odd = [
+        '{"reviewText": }',
+        "5",
+        "[" * 100_000 + "]" * 100_000,
+        f'{{"reviewText": "{"x" * 5000}"}}',
+        '{"a": 1]}',
+    ]
     write("r.json", ",\n".join(["[" + good, *chain.from_iterable((x, good) for x in odd)]) + "]")
     q = Quarantine("bad.jsonl", max_bad=0.9)
-    assert [r.row for r in read_reviews("r.json", quarantine=q, max_line=4000)] == [1, 3, 5, 7, 9, 11]
+    assert [r.row for r in read_reviews("r.json", quarantine=q, max_line=4000)] == [
+        1,
+        3,
+        5,
+        7,
+        9,
+        11,
+    ]
     assert [(r["row"], r["reason"]) for r in quarantined("bad.jsonl")] == [
         (2, "neither JSON nor a Python literal"),
         (4, "not an object"),
@@ -359,7 +495,10 @@ def test_a_broken_element_of_an_array_is_one_bad_row():
     for end, last in ((-1, (51, 50)), (-5, (50, 49)), (-len(good) - 2, (50, 49))):
         write("torn.json", whole[:end])
         reviews = list(read_reviews("torn.json", quarantine="bad.jsonl", max_bad=0.1))
-        assert (quarantined("bad.jsonl")[0]["row"], reviews[-1].row, len(reviews)) == (*last, last[1])
+        assert (quarantined("bad.jsonl")[0]["row"], reviews[-1].row, len(reviews)) == (
+            *last,
+            last[1],
+        )
 
 
 def peak(read):
@@ -374,14 +513,22 @@ def peak(read):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv", ".json"])
 def test_a_line_beyond_max_line_is_never_held(suffix):
-    good, long = ('"ok"\n', '"' + "x" * 50 * MB + '"\n') if "csv" in suffix else (GOOD.splitlines(True)[0], None)
+    good, long = (
+        ('"ok"\n', '"' + "x" * 50 * MB + '"\n')
+        if "csv" in suffix
+        else (GOOD.splitlines(True)[0], None)
+    )
     long = long or f'{{"reviewText": "{"x" * 50 * MB}"}}\n'
     rows = [good, long, good]
-    head, between, tail = dict(csv=("reviewText\n", "", ""), json=("[", ",", "]")).get(suffix[1:], ("", "", ""))
+    head, between, tail = dict(csv=("reviewText\n", "", ""), json=("[", ",", "]")).get(
+        suffix[1:], ("", "", "")
+    )
     path = write("r" + suffix, head + between.join(rows) + tail)
     del rows, long
     found = []
-    most = peak(lambda: found.extend(read_reviews(path, quarantine="bad.jsonl", max_bad=1, max_line=4 * MB)))
+    most = peak(
+        lambda: found.extend(read_reviews(path, quarantine="bad.jsonl", max_bad=1, max_line=4 * MB))
+    )
     assert [r.row for r in found] == [1, 3] and [r["row"] for r in quarantined("bad.jsonl")] == [2]
     assert most < 40 * MB
 
@@ -403,7 +550,11 @@ def test_addresses_are_read_like_paths(memory, tmp_path):
         (f, i) for f in ("a.jsonl.gz", "b.jsonl.zst", "c.json") for i in (1, 2)
     ]
     write("c.json", GOOD)
-    assert list(read_reviews(f"file://{tmp_path}/c.json")) == list(read_reviews("c.json")) == reviews[4:]
+    assert (
+        list(read_reviews(f"file://{tmp_path}/c.json"))
+        == list(read_reviews("c.json"))
+        == reviews[4:]
+    )
     assert list(find_inputs(["c.json", f"file://{tmp_path}/*.json"])) == ["c.json"]
     [source] = find_inputs("memory://shop/a.jsonl.gz").values()
     with open_input(source) as f:
@@ -417,7 +568,11 @@ def test_inputs_are_named_by_what_tells_them_apart(memory, monkeypatch):
     for path in ("x/r.jsonl", "y/r.jsonl", "y/s.jsonl"):
         write(path, GOOD)
         memory.pipe(f"/shop/{path}", GOOD.encode())
-    assert list(find_inputs(["y/*.jsonl", "x/r.jsonl", "y/r.jsonl"])) == ["x/r.jsonl", "y/r.jsonl", "y/s.jsonl"]
+    assert list(find_inputs(["y/*.jsonl", "x/r.jsonl", "y/r.jsonl"])) == [
+        "x/r.jsonl",
+        "y/r.jsonl",
+        "y/s.jsonl",
+    ]
     assert list(find_inputs(["y/s.jsonl", "x/r.jsonl"])) == ["r.jsonl", "s.jsonl"]
     assert list(find_inputs("memory://shop/*/r.jsonl")) == ["x/r.jsonl", "y/r.jsonl"]
     assert list(find_inputs(["memory://shop/x/r.jsonl", "y/s.jsonl"])) == ["r.jsonl", "s.jsonl"]
@@ -426,7 +581,9 @@ def test_inputs_are_named_by_what_tells_them_apart(memory, monkeypatch):
 
 
 def test_an_address_is_shown_without_its_secrets():
-    secret = SimpleNamespace(full_name="https://user:secret@host.org:8080/d/r.csv.gz?token=secret&x=/a.b")
+    secret = SimpleNamespace(
+        full_name="https://user:secret@host.org:8080/d/r.csv.gz?token=secret&x=/a.b"
+    )
     assert show_place(secret) == "https://host.org:8080/d/r.csv.gz"
 
 
@@ -437,7 +594,10 @@ def test_http(tmp_path):
     from threading import Thread
 
     content = pack(
-        "a.gz", jsonl(*({"reviewText": random.Random(n).randbytes(500).hex()} for n in range(2000))).encode()
+        "a.gz",
+        jsonl(
+            *({"reviewText": random.Random(n).randbytes(500).hex()} for n in range(2000))
+        ).encode(),
     )
 
     class Handler(BaseHTTPRequestHandler):
@@ -456,8 +616,13 @@ def test_http(tmp_path):
         Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://user:secret@127.0.0.1:{server.server_port}"
         assert {r.source for r in read_reviews(f"{base}/r.jsonl.gz?token=secret")} == {"r.jsonl.gz"}
-        for name, problem in (("missing", "cannot be opened"), ("broken", "stopped while being read|not a whole gzip")):
-            with pytest.raises(KitError, match=rf"http://127\S+/{name}\.jsonl\.gz ({problem})") as caught:
+        for name, problem in (
+            ("missing", "cannot be opened"),
+            ("broken", "stopped while being read|not a whole gzip"),
+        ):
+            with pytest.raises(
+                KitError, match=rf"http://127\S+/{name}\.jsonl\.gz ({problem})"
+            ) as caught:
                 list(read_reviews(f"{base}/{name}.jsonl.gz?token=secret"))
             assert "secret" not in str(caught.value)
         server.shutdown()
@@ -482,10 +647,14 @@ def test_literals_are_built_and_never_run(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         [record] = parse_records(HOSTILE[name])
-    keys = dict.fromkeys(KEYS) | dict(text_key="reviewText", stars_key="reviewText", item_key="reviewText")
+    keys = dict.fromkeys(KEYS) | dict(
+        text_key="reviewText", stars_key="reviewText", item_key="reviewText"
+    )
     reviews, bad = parse_block((1, [record]), "a.json", keys)
     assert not reviews and len(bad) == 1 and not Path("gone").exists()
-    [fine] = parse_records(rb"""{'reviewText': "it's \d fine", 'helpful': [0, 0], 'overall': 5.0, 'ok': True}""")
+    [fine] = parse_records(
+        rb"""{'reviewText': "it's \d fine", 'helpful': [0, 0], 'overall': 5.0, 'ok': True}"""
+    )
     assert fine == dict(reviewText=r"it's \d fine", helpful=[0, 0], overall=5.0, ok=True)
 
 
@@ -494,7 +663,13 @@ def test_literals_are_built_and_never_run(name):
 # only, one row after another.
 
 LIMIT = 1 << 20  # max_line in these tests
-FUZZ_KEYS = dict(text_key="reviewText", label_key="y", stars_key="overall", item_key="asin", time_key="unixReviewTime")
+FUZZ_KEYS = dict(
+    text_key="reviewText",
+    label_key="y",
+    stars_key="overall",
+    item_key="asin",
+    time_key="unixReviewTime",
+)
 TEXTS = [
     "Fine.",
     'It\'s "so" good, [really] {so}',
@@ -573,7 +748,9 @@ def mutate(rng, line):
 
 
 def random_record(rng):
-    record = dict(reviewText=rng.choice(TEXTS) if rng.random() < 0.3 else f"Bought {rng.random()} of them")
+    record = dict(
+        reviewText=rng.choice(TEXTS) if rng.random() < 0.3 else f"Bought {rng.random()} of them"
+    )
     for key in ("overall", "asin", "unixReviewTime", "other"):
         if rng.random() < 0.4:
             record[key] = rng.choice(NUMBERS)
@@ -595,7 +772,9 @@ def random_file(rng, kind, n, huge):
             out.seek(0), out.truncate()
         head, lines = lines[:2], [line.removesuffix(b"\r\n") for line in lines[2:]]
     else:
-        write_one = repr if kind == "literal" else lambda r: json.dumps(r, ensure_ascii=rng.random() < 0.5)
+        write_one = (
+            repr if kind == "literal" else lambda r: json.dumps(r, ensure_ascii=rng.random() < 0.5)
+        )
         head = [write_one(first).encode() + b"\n"]
         lines = [write_one(random_record(rng)).encode("utf-8", "surrogatepass") for _ in range(n)]
     lines = [mutate(rng, line) for line in lines]
@@ -640,7 +819,10 @@ def slow_table(content):
         except UnicodeEncodeError:
             fields = [""]
         if fields:
-            yield row, dict(zip(header, fields, strict=True)) if len(fields) == len(header) else None
+            yield (
+                row,
+                dict(zip(header, fields, strict=True)) if len(fields) == len(header) else None,
+            )
 
 
 def slow_number(x):
@@ -657,8 +839,16 @@ def slow_review(row, record):
     text = record.get("reviewText")
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         return None
-    (has_label, label), (has_stars, stars) = slow_number(record.get("y")), slow_number(record.get("overall"))
-    if has_label and label not in range(128) or has_stars and (stars is None or not -1e6 < stars < 1e6):
+    (has_label, label), (has_stars, stars) = (
+        slow_number(record.get("y")),
+        slow_number(record.get("overall")),
+    )
+    if (
+        has_label
+        and label not in range(128)
+        or has_stars
+        and (stars is None or not -1e6 < stars < 1e6)
+    ):
         return None
     item = record.get("asin")
     if not isinstance(item, str):
@@ -686,9 +876,14 @@ def test_fuzz(kind, request):
             for row, record in (slow_table if kind == "csv" else slow_lines)(content)
         }
         q = Quarantine("bad.jsonl", max_bad=1)
-        found = [r._replace(source="r") for r in read_reviews(name, **FUZZ_KEYS, quarantine=q, max_line=LIMIT)]
+        found = [
+            r._replace(source="r")
+            for r in read_reviews(name, **FUZZ_KEYS, quarantine=q, max_line=LIMIT)
+        ]
         assert found == [review for review in expected.values() if review]
-        assert [r["row"] for r in quarantined("bad.jsonl")] == [row for row, review in expected.items() if not review]
+        assert [r["row"] for r in quarantined("bad.jsonl")] == [
+            row for row, review in expected.items() if not review
+        ]
         assert q.rows == len(expected)
         seen.update(rows=n, files=1, good=len(found), bad=q.bad)
     assert min(seen["good"], seen["bad"]) > 0.1 * total
@@ -699,7 +894,9 @@ def test_fuzz(kind, request):
 def test_dedup_key_is_letters_and_digits(text):
     key = dedup_key(text)
     assert key == ("".join(c for c in text.casefold() if c.isalnum()) or text).encode()
-    assert dedup_key(f" {text.upper()}!") == dedup_key(text.upper()) or not any(map(str.isalnum, text))
+    assert dedup_key(f" {text.upper()}!") == dedup_key(text.upper()) or not any(
+        map(str.isalnum, text)
+    )
 
 
 def test_labelled_files_must_be_whole():

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from sentiment_kit.reviews import SAMPLES, dedup_key, load_dataset
+from sentiment_kit.data.datasets import SAMPLES, load_dataset
+from sentiment_kit.data.dedup import dedup_key
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,12 @@ def test_columns_and_counts(rows):
 
 
 def test_labels_follow_stars_and_balance(rows):
-    assert Counter((r["label"], r["stars"]) for r in rows).keys() == {("1", "5"), ("1", "4"), ("0", "2"), ("0", "1")}
+    assert Counter((r["label"], r["stars"]) for r in rows).keys() == {
+        ("1", "5"),
+        ("1", "4"),
+        ("0", "2"),
+        ("0", "1"),
+    }
     for split in ("train", "valid", "test"):
         labels = Counter(r["label"] for r in rows if r["split"] == split)
         assert labels["0"] == labels["1"]
@@ -36,7 +42,14 @@ def test_texts_are_one_clean_line_and_not_only_ascii(rows):
         assert 20 <= len(r["text"]) <= 600
     assert sum(not r["text"].isascii() for r in rows) >= 100
     assert sum(bool(re.search("[\U0001f300-\U0001faff]", r["text"])) for r in rows) >= 20
-    assert sum(bool(re.search(r"\b(not|never|no)\b|n't", r["text"], re.I)) for r in rows if r["label"] == "1") >= 50
+    assert (
+        sum(
+            bool(re.search(r"\b(not|never|no)\b|n't", r["text"], re.I))
+            for r in rows
+            if r["label"] == "1"
+        )
+        >= 50
+    )
 
 
 def test_no_review_is_there_twice_or_nearly(rows):
@@ -56,6 +69,8 @@ def test_no_templates(rows):
 
 def test_load_dataset_gives_them(rows):
     data = load_dataset("samples")
-    assert {split: len(texts) for split, texts in data.items()} == dict(train=700, valid=150, test=150)
+    assert {split: len(texts) for split, texts in data.items()} == dict(
+        train=700, valid=150, test=150
+    )
     assert data["test"].texts == [r["text"] for r in rows if r["split"] == "test"]
     assert data["test"].labels.tolist() == [int(r["label"]) for r in rows if r["split"] == "test"]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-import sentiment_kit.features as features
-from sentiment_kit.features import encode_texts, text_bits
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.loss import bits_per_byte, cross_entropy
+from sentiment_kit.data.files import KitError
+from sentiment_kit.model import reading
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.loss import bits_per_byte, cross_entropy
+from sentiment_kit.model.reading import encode_texts, text_bits
 
 TEXTS = ["", "a", "Zoë 🙂 & <b>", "long " * 130, "short", "x" * 300, "again and again", "b" * 253]
 
@@ -29,7 +29,9 @@ def one_by_one(model, texts):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, dict(cell="lstm", weight_norm=False), dict(n_layers=2), dict(preset="raw")], ids=str
+    "changes",
+    [{}, dict(cell="lstm", weight_norm=False), dict(n_layers=2), dict(preset="raw")],
+    ids=str,
 )
 def test_every_text_costs_what_it_costs_alone(changes, monkeypatch):
     model = make_model(**changes)
@@ -38,7 +40,7 @@ def test_every_text_costs_what_it_costs_alone(changes, monkeypatch):
     expected_N = one_by_one(model, TEXTS)
     assert expected_N.std() > 0.05
     for lanes, rows in ((1, 4096), (3, 7), (64, 4096)):
-        monkeypatch.setattr(features, "HEAD_ROWS", rows)
+        monkeypatch.setattr(reading, "HEAD_ROWS", rows)
         bits_N = text_bits(model, TEXTS, lanes=lanes)
         assert bits_N.dtype == np.float64
         np.testing.assert_allclose(bits_N, expected_N, rtol=1e-5)
@@ -48,7 +50,7 @@ def test_the_head_never_sees_more_than_a_few_rows(monkeypatch):
     model, seen = make_model(), []
     model.head.register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
     text_bits(model, ["word " * 200] * 32, lanes=32)
-    assert max(seen) <= features.HEAD_ROWS and len(seen) >= 8
+    assert max(seen) <= reading.HEAD_ROWS and len(seen) >= 8
 
 
 def test_texts_of_almost_nothing():

@@ -19,17 +19,23 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sentiment_kit import shards
-from sentiment_kit.files import KitError, digest
-from sentiment_kit.near_duplicates import near_duplicates
-from sentiment_kit.reviews import SAMPLE_KEYS, SAMPLES, dedup_key, read_reviews
-from sentiment_kit.shards import ORDERS, SPLITS, encoded_key, make_shards, name_hashes, open_corpus, pieces
-from sentiment_kit.text import decode, encode
+from sentiment_kit.data import shards
+from sentiment_kit.data.corpus import SPLITS, name_hashes, open_corpus
+from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
+from sentiment_kit.data.dedup import dedup_key, encoded_key
+from sentiment_kit.data.files import KitError, digest
+from sentiment_kit.data.near_duplicates import near_duplicates, pieces
+from sentiment_kit.data.reviews import read_reviews
+from sentiment_kit.data.shards import ORDERS, make_shards
+from sentiment_kit.data.text import decode, encode
 
 RNG = np.random.default_rng(0)
 WORDS = "the lamp works great — très bien 👍 but not for long & breaks".split()
 TEXTS = [" ".join(RNG.choice(WORDS, RNG.integers(1, 12))) for _ in range(400)]
-ROWS = [dict(reviewText=t, overall=float(i % 5 + 1), category="ABC"[i % 3], label=i % 2) for i, t in enumerate(TEXTS)]
+ROWS = [
+    dict(reviewText=t, overall=float(i % 5 + 1), category="ABC"[i % 3], label=i % 2)
+    for i, t in enumerate(TEXTS)
+]
 
 
 def write(path, rows):
@@ -39,7 +45,11 @@ def write(path, rows):
 
 
 def files(folder, pattern="*"):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob(pattern)) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob(pattern))
+        if p.is_file()
+    }
 
 
 @pytest.fixture
@@ -53,7 +63,9 @@ def corpus(tmp_path, source):
 
 
 def all_reviews(corpus):
-    return [review for split in SPLITS for shard in corpus.split(split) for review in shard.reviews()]
+    return [
+        review for split in SPLITS for shard in corpus.split(split) for review in shard.reviews()
+    ]
 
 
 def test_every_review_arrives_once(corpus):
@@ -79,13 +91,22 @@ def test_meta_says_where_each_review_came_from(corpus):
 def test_header_is_64_bytes_and_the_index_starts_reviews(corpus):
     for shard in corpus.split("train"):
         raw = shard.path("bin").read_bytes()
-        assert raw[:8] == b"SKBYTES1" and raw[64:] == shard.data.tobytes() and shard.data.dtype == np.uint8
+        assert (
+            raw[:8] == b"SKBYTES1"
+            and raw[64:] == shard.data.tobytes()
+            and shard.data.dtype == np.uint8
+        )
         assert shard.starts.dtype == np.uint64 and shard.starts[0] == 0
         assert all(shard.data[int(start)] == ord("\n") for start in shard.starts)
 
 
 @settings(deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("aB3 .-!ßÉİς½ǅﬃ²٣中👍\u0301\u0345")))
+@given(
+    st.text(
+        st.characters(exclude_categories=["Cs"])
+        | st.sampled_from("aB3 .-!ßÉİς½ǅﬃ²٣中👍\u0301\u0345")
+    )
+)
 @example("\u0130\u1e9e\ufb03")
 @example(":-) \u2026")
 def test_the_key_of_encoded_bytes_is_the_key_of_the_text(text):
@@ -95,26 +116,46 @@ def test_the_key_of_encoded_bytes_is_the_key_of_the_text(text):
 
 def test_the_key_of_every_character():
     "All of Unicode up to U+1FFFF, but for ideographs, syllables and surrogates."
-    for first in [*range(0, 0x3000, 0x400), *range(0xA000, 0xAC00, 0x400), *range(0xF800, 0x20000, 0x400)]:
+    for first in [
+        *range(0, 0x3000, 0x400),
+        *range(0xA000, 0xAC00, 0x400),
+        *range(0xF800, 0x20000, 0x400),
+    ]:
         text = "".join(map(chr, range(first, first + 0x400)))
         assert encoded_key(encode(text, "raw")) == dedup_key(decode(encode(text, "raw")))
 
 
 def test_products_reviewers_and_times_are_in_the_meta_where_a_source_has_them(tmp_path):
-    named = [dict(asin=f"B{i % 7}", reviewerID=f"A{i}", unixReviewTime=10**9 + i) for i in range(400)]
-    write(tmp_path / "named.jsonl", [dict(reviewText=f"named {i}") | row for i, row in enumerate(named)])
+    named = [
+        dict(asin=f"B{i % 7}", reviewerID=f"A{i}", unixReviewTime=10**9 + i) for i in range(400)
+    ]
+    write(
+        tmp_path / "named.jsonl",
+        [dict(reviewText=f"named {i}") | row for i, row in enumerate(named)],
+    )
     write(tmp_path / "plain.jsonl", [dict(reviewText=f"plain {i}") for i in range(100)])
     corpus = make_shards(sorted(tmp_path.glob("*.jsonl")), tmp_path / "corpus", counts=(2, 1, 1))
     metas = np.concatenate([shard.meta for split in SPLITS for shard in corpus.split(split)])
     assert metas.dtype == shards.META and len(metas) == 500
     for meta in metas:
         row = (
-            named[int(meta["row"]) - 1] if meta["source"] == 0 else dict(asin=None, reviewerID=None, unixReviewTime=-1)
+            named[int(meta["row"]) - 1]
+            if meta["source"] == 0
+            else dict(asin=None, reviewerID=None, unixReviewTime=-1)
         )
         assert [meta["item"], meta["user"]] == name_hashes([row["asin"], row["reviewerID"]])
         assert meta["time"] == row["unixReviewTime"]
-    only_time = make_shards(tmp_path / "named.jsonl", tmp_path / "time", counts=(1, 1, 1), item_key=None, user_key=None)
-    assert only_time.split("train")[0].meta.dtype.names == ("label", "stars", "category", "source", "row", "time")
+    only_time = make_shards(
+        tmp_path / "named.jsonl", tmp_path / "time", counts=(1, 1, 1), item_key=None, user_key=None
+    )
+    assert only_time.split("train")[0].meta.dtype.names == (
+        "label",
+        "stars",
+        "category",
+        "source",
+        "row",
+        "time",
+    )
 
 
 @pytest.mark.parametrize("dedup", ["exact", "none"])
@@ -123,7 +164,9 @@ def test_shuffled_rows_in_other_files_give_the_same_bytes(tmp_path, source, dedu
     for name, part in dict(z=shuffled[:10], y=shuffled[10:250], a=shuffled[250:]).items():
         write(tmp_path / "parts" / f"{name}.jsonl", part)
     one = make_shards(source, tmp_path / "one", counts=(3, 1, 1), dedup=dedup)
-    two = make_shards(tmp_path / "parts" / "*.jsonl", tmp_path / "two", counts=(3, 1, 1), dedup=dedup)
+    two = make_shards(
+        tmp_path / "parts" / "*.jsonl", tmp_path / "two", counts=(3, 1, 1), dedup=dedup
+    )
     for pattern in ("*.bin", "*.idx.npy"):
         assert files(one.folder, pattern) == files(two.folder, pattern)
     assert Counter(all_reviews(one)) == Counter(map(encode, TEXTS)) or dedup == "exact"
@@ -136,7 +179,9 @@ def test_the_folder_depends_on_nothing_but_reviews_and_options(tmp_path):
             write(tmp_path / where / name, ROWS[i::3])
     one = make_shards([tmp_path / "here" / n for n in names], tmp_path / "one", counts=(2, 1, 1))
     two = make_shards(
-        [tmp_path / "there" / "deeper" / n for n in sorted(names)], tmp_path / "x" / "two", counts=(2, 1, 1)
+        [tmp_path / "there" / "deeper" / n for n in sorted(names)],
+        tmp_path / "x" / "two",
+        counts=(2, 1, 1),
     )
     assert files(one.folder) == files(two.folder) and one.digest == two.digest
     assert str(tmp_path) not in (one.folder / "manifest.json").read_text()
@@ -144,7 +189,9 @@ def test_the_folder_depends_on_nothing_but_reviews_and_options(tmp_path):
 
 def test_another_seed_is_another_shuffle_of_the_same_reviews(tmp_path, source):
     one, two = (make_shards(source, tmp_path / str(s), counts=(2, 1, 1), seed=s) for s in (0, 1))
-    assert {dedup_key(decode(b)) for b in all_reviews(one)} == {dedup_key(decode(b)) for b in all_reviews(two)}
+    assert {dedup_key(decode(b)) for b in all_reviews(one)} == {
+        dedup_key(decode(b)) for b in all_reviews(two)
+    }
     assert all_reviews(one) != all_reviews(two)
 
 
@@ -169,7 +216,9 @@ def in_small_pieces(monkeypatch):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dedup", ["exact", "near", "none"])
-def test_neither_workers_nor_the_size_of_spills_change_a_byte(tmp_path, source, monkeypatch, order, dedup):
+def test_neither_workers_nor_the_size_of_spills_change_a_byte(
+    tmp_path, source, monkeypatch, order, dedup
+):
     write(source, [*ROWS, dict(reviewText="&#32;"), dict(overall=1)])
     options = dict(counts=(3, 1, 1), order=order, dedup=dedup, label_key="label")
     one = make_shards(source, tmp_path / "one", **options)
@@ -192,9 +241,13 @@ def test_processes_build_the_same_folder(tmp_path, source):
 def test_dask_builds_the_same_folder(tmp_path, source):
     from dask.distributed import Client, LocalCluster
 
-    one = make_shards(source, tmp_path / "one", counts=(3, 1, 1), order="shard_then_shuffle", label_key="label")
+    one = make_shards(
+        source, tmp_path / "one", counts=(3, 1, 1), order="shard_then_shuffle", label_key="label"
+    )
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
         Client(cluster) as client,
     ):
         two = make_shards(
@@ -208,7 +261,13 @@ def test_dask_builds_the_same_folder(tmp_path, source):
         assert len(client.scheduler_info()["workers"]) == 2
         source.write_bytes(b'{"reviewText": "x", "split": "dev"}\n' + source.read_bytes())
         with pytest.raises(KitError, match="row 1, has split 'dev'"):
-            make_shards(source, tmp_path / "bad", (3, 1, 1), executor=client.get_executor(), split_key="split")
+            make_shards(
+                source,
+                tmp_path / "bad",
+                (3, 1, 1),
+                executor=client.get_executor(),
+                split_key="split",
+            )
     assert files(one.folder) == files(two.folder)
 
 
@@ -231,28 +290,46 @@ def naive_slices(source, counts):
 
 
 def test_contiguous_shards_are_slices_of_what_dedup_left(tmp_path, source):
-    write(source, [*ROWS, *ROWS, *(row | dict(reviewText=f"{row['reviewText']} {i}") for i, row in enumerate(ROWS))])
+    write(
+        source,
+        [
+            *ROWS,
+            *ROWS,
+            *(row | dict(reviewText=f"{row['reviewText']} {i}") for i, row in enumerate(ROWS)),
+        ],
+    )
     slices = naive_slices(source, (5, 2, 1))
     corpus = make_shards(source, tmp_path / "one", counts=(5, 2, 1), order="shard_then_shuffle")
     built = {s: [sorted(shard.reviews()) for shard in corpus.split(s)] for s in SPLITS}
-    assert sorted(sum(built.values(), [])) == sorted(map(sorted, slices)) and max(map(len, slices)) < 400
+    assert (
+        sorted(sum(built.values(), [])) == sorted(map(sorted, slices))
+        and max(map(len, slices)) < 400
+    )
     places = {s: [list(map(sorted, slices)).index(shard) for shard in built[s]] for s in SPLITS}
-    assert all(places[s] == sorted(places[s]) for s in SPLITS), "each split in the order of the input"
+    assert all(places[s] == sorted(places[s]) for s in SPLITS), (
+        "each split in the order of the input"
+    )
     assert any(list(shard.reviews()) != sorted(shard.reviews()) for shard in corpus.split("train"))
     mixed = make_shards(source, tmp_path / "two", counts=(5, 2, 1), order="shard_then_shuffle_set")
     for s in SPLITS:
-        assert sorted(sum(built[s], [])) == sorted(b for shard in mixed.split(s) for b in shard.reviews())
+        assert sorted(sum(built[s], [])) == sorted(
+            b for shard in mixed.split(s) for b in shard.reviews()
+        )
     train = [
         {i for i, part in enumerate(built["train"]) for b in shard.reviews() if b in part}
         for shard in mixed.split("train")
     ]
-    assert all(len(slices) == 5 for slices in train), "every training shard has something of every training slice"
+    assert all(len(slices) == 5 for slices in train), (
+        "every training shard has something of every training slice"
+    )
 
 
 def test_the_seed_draws_the_slices_held_out(tmp_path, source):
     held = set()
     for seed in range(6):
-        corpus = make_shards(source, tmp_path / str(seed), counts=(6, 1, 1), order="shard_then_shuffle", seed=seed)
+        corpus = make_shards(
+            source, tmp_path / str(seed), counts=(6, 1, 1), order="shard_then_shuffle", seed=seed
+        )
         held.add(int(corpus.split("valid")[0].meta["row"].min()))
     assert len(held) > 1
 
@@ -260,7 +337,11 @@ def test_the_seed_draws_the_slices_held_out(tmp_path, source):
 @pytest.mark.parametrize("dedup", ["exact", "none"])
 def test_all_orders_hold_the_same_reviews(tmp_path, source, dedup):
     kept = [
-        Counter(all_reviews(make_shards(source, tmp_path / order, counts=(3, 1, 1), order=order, dedup=dedup)))
+        Counter(
+            all_reviews(
+                make_shards(source, tmp_path / order, counts=(3, 1, 1), order=order, dedup=dedup)
+            )
+        )
         for order in ORDERS
     ]
     assert kept[0] == kept[1] == kept[2]
@@ -268,10 +349,15 @@ def test_all_orders_hold_the_same_reviews(tmp_path, source, dedup):
 
 
 def test_contiguous_orders_respect_a_split_column(tmp_path):
-    rows = [row | dict(split=SPLITS[i // 134], reviewText=f"{i} {row['reviewText']}") for i, row in enumerate(ROWS)]
+    rows = [
+        row | dict(split=SPLITS[i // 134], reviewText=f"{i} {row['reviewText']}")
+        for i, row in enumerate(ROWS)
+    ]
     source = write(tmp_path / "r.jsonl", rows)
     for order in ORDERS:
-        corpus = make_shards(source, tmp_path / order, counts=(2, 2, 1), split_key="split", order=order)
+        corpus = make_shards(
+            source, tmp_path / order, counts=(2, 2, 1), split_key="split", order=order
+        )
         for split in SPLITS:
             found = {review for shard in corpus.split(split) for review in shard.reviews()}
             assert found == {encode(row["reviewText"]) for row in rows if row["split"] == split}
@@ -285,17 +371,30 @@ def edited(tmp_path):
     rng = np.random.default_rng(3)
     long = [" ".join(rng.permutation(WORDS * 6)) + f" number {i}" for i in range(60)]
     again = [f"Update! {text}, {'really' if i % 2 else ''}" for i, text in enumerate(long[:20])]
-    return write(tmp_path / "long.jsonl", [dict(reviewText=text) for text in [*long, *again, long[0]]]), long, again
+    return (
+        write(
+            tmp_path / "long.jsonl", [dict(reviewText=text) for text in [*long, *again, long[0]]]
+        ),
+        long,
+        again,
+    )
 
 
 def test_near_duplicates_go_whatever_the_order_of_the_input(tmp_path):
     source, long, again = edited(tmp_path)
     corpus = make_shards(source, tmp_path / "one", counts=(3, 1, 1), dedup="near")
-    assert corpus.manifest["rows"] == dict(read=81, bad=0, duplicates=1, near_duplicates=20, kept=60)
+    assert corpus.manifest["rows"] == dict(
+        read=81, bad=0, duplicates=1, near_duplicates=20, kept=60
+    )
     kept = set(all_reviews(corpus))
-    assert all((encode(a) in kept) + (encode(b) in kept) == 1 for a, b in zip(long, again, strict=False))
+    assert all(
+        (encode(a) in kept) + (encode(b) in kept) == 1 for a, b in zip(long, again, strict=False)
+    )
     assert {encode(text) for text in long[20:]} <= kept
-    source.write_text("".join(reversed(source.read_text(encoding="utf-8").splitlines(keepends=True))), encoding="utf-8")
+    source.write_text(
+        "".join(reversed(source.read_text(encoding="utf-8").splitlines(keepends=True))),
+        encoding="utf-8",
+    )
     other = make_shards(source, tmp_path / "two", counts=(3, 1, 1), dedup="near")
     assert files(corpus.folder, "*.bin") == files(other.folder, "*.bin")
 
@@ -304,8 +403,14 @@ def test_the_report_finds_what_the_loop_over_all_pairs_finds(tmp_path):
     source, long, again = edited(tmp_path)
     corpus = make_shards(source, tmp_path / "corpus", counts=(3, 1, 1))
     report = near_duplicates(corpus, threshold=0.7)
-    reviews = {shard.name: list(shard.reviews()) for split in SPLITS for shard in corpus.split(split)}
-    sets = {(name, i): set(pieces(b).tolist()) for name, texts in reviews.items() for i, b in enumerate(texts)}
+    reviews = {
+        shard.name: list(shard.reviews()) for split in SPLITS for shard in corpus.split(split)
+    }
+    sets = {
+        (name, i): set(pieces(b).tolist())
+        for name, texts in reviews.items()
+        for i, b in enumerate(texts)
+    }
     naive = {
         (*a, *b)
         for a in sets
@@ -320,10 +425,24 @@ def test_the_report_finds_what_the_loop_over_all_pairs_finds(tmp_path):
         mask = report.reviews(shard)
         assert [(shard.name, i) in with_twin for i in range(shard.n_reviews)] == mask.tolist()
         assert report.share(split) == mask.mean()
-    assert all(encode(text) in sum(reviews.values(), []) for _, a, b in report.examples(3) for text in (a, b))
+    assert all(
+        encode(text) in sum(reviews.values(), [])
+        for _, a, b in report.examples(3)
+        for text in (a, b)
+    )
     with ThreadPoolExecutor(2) as pool:
-        assert near_duplicates(corpus, threshold=0.7, executor=pool).matches.tolist() == report.matches.tolist()
-    assert len(near_duplicates(make_shards(source, tmp_path / "two", counts=(3, 1, 1), dedup="near")).matches) == 0
+        assert (
+            near_duplicates(corpus, threshold=0.7, executor=pool).matches.tolist()
+            == report.matches.tolist()
+        )
+    assert (
+        len(
+            near_duplicates(
+                make_shards(source, tmp_path / "two", counts=(3, 1, 1), dedup="near")
+            ).matches
+        )
+        == 0
+    )
 
 
 def test_near_duplicates_need_datasketch_and_say_so_first(tmp_path, source, monkeypatch):
@@ -334,14 +453,24 @@ def test_near_duplicates_need_datasketch_and_say_so_first(tmp_path, source, monk
 
 
 def test_a_split_column_decides(tmp_path):
-    rows = [row | dict(split=SPLITS[i % 3], reviewText=f"{i} {row['reviewText']}") for i, row in enumerate(ROWS)]
-    corpus = make_shards(write(tmp_path / "r.jsonl", rows), tmp_path / "corpus", counts=(2, 1, 1), split_key="split")
+    rows = [
+        row | dict(split=SPLITS[i % 3], reviewText=f"{i} {row['reviewText']}")
+        for i, row in enumerate(ROWS)
+    ]
+    corpus = make_shards(
+        write(tmp_path / "r.jsonl", rows), tmp_path / "corpus", counts=(2, 1, 1), split_key="split"
+    )
     for i, split in enumerate(SPLITS):
         found = {review for shard in corpus.split(split) for review in shard.reviews()}
         assert found == {encode(row["reviewText"]) for row in rows[i::3]}
     rows[7]["split"] = "dev"
     with pytest.raises(KitError, match=r"r\.jsonl, row 8, has split 'dev'"):
-        make_shards(write(tmp_path / "r.jsonl", rows), tmp_path / "other", counts=(2, 1, 1), split_key="split")
+        make_shards(
+            write(tmp_path / "r.jsonl", rows),
+            tmp_path / "other",
+            counts=(2, 1, 1),
+            split_key="split",
+        )
 
 
 def test_bad_rows_are_counted_and_listed_in_the_corpus(tmp_path):
@@ -349,7 +478,10 @@ def test_bad_rows_are_counted_and_listed_in_the_corpus(tmp_path):
     corpus = make_shards(source, tmp_path / "corpus", counts=(1, 1, 1))
     assert corpus.manifest["rows"]["bad"] == 2
     records = map(json.loads, (corpus.folder / "quarantine.jsonl").read_text().splitlines())
-    assert [(r["row"], r["reason"]) for r in records] == [(401, "no text in reviewText"), (402, "empty text")]
+    assert [(r["row"], r["reason"]) for r in records] == [
+        (401, "no text in reviewText"),
+        (402, "empty text"),
+    ]
 
 
 # ── damage
@@ -368,7 +500,12 @@ def test_flips_cuts_and_missing_files_are_named(tmp_path, source, name):
     path = corpus.folder / name
     whole = path.read_bytes()
     flips = [int(i) for i in np.linspace(0, len(whole) - 1, 25)]
-    for damaged in [*(whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in flips), whole[:-2], b"", None]:
+    for damaged in [
+        *(whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in flips),
+        whole[:-2],
+        b"",
+        None,
+    ]:
         path.unlink(missing_ok=True) if damaged is None else path.write_bytes(damaged)
         with pytest.raises(KitError, match=name.split("/")[-1].replace(".", r"\.")) as caught:
             open_corpus(corpus.folder).verify()
@@ -415,13 +552,17 @@ def test_a_pickled_sidecar_is_refused(corpus):
 
 def test_a_corpus_from_before_the_quarantine_had_a_checksum_still_opens(corpus):
     manifest = {k: v for k, v in corpus.manifest.items() if k not in ("digest", "quarantine")}
-    (corpus.folder / "manifest.json").write_text(json.dumps(manifest | dict(digest=digest(manifest))))
+    (corpus.folder / "manifest.json").write_text(
+        json.dumps(manifest | dict(digest=digest(manifest)))
+    )
     assert len(open_corpus(corpus.folder).verify().split("train")[0].meta)
 
 
 def test_a_corpus_of_a_later_version_is_refused(corpus):
     manifest = {k: v for k, v in corpus.manifest.items() if k != "digest"} | dict(version=2)
-    (corpus.folder / "manifest.json").write_text(json.dumps(manifest | dict(digest=digest(manifest))))
+    (corpus.folder / "manifest.json").write_text(
+        json.dumps(manifest | dict(digest=digest(manifest)))
+    )
     with pytest.raises(KitError, match="version 2, this kit reads 1"):
         open_corpus(corpus.folder)
 
@@ -429,7 +570,9 @@ def test_a_corpus_of_a_later_version_is_refused(corpus):
 # ── building into a folder
 
 
-def test_the_same_build_returns_at_once_and_another_is_refused(tmp_path, source, corpus, monkeypatch):
+def test_the_same_build_returns_at_once_and_another_is_refused(
+    tmp_path, source, corpus, monkeypatch
+):
     before = files(corpus.folder)
     with monkeypatch.context() as patch:
         patch.setattr(shards, "_build", None)
@@ -447,14 +590,18 @@ def test_the_same_build_returns_at_once_and_another_is_refused(tmp_path, source,
 
 def test_a_failed_build_leaves_the_old_corpus_and_no_debris(tmp_path, source, corpus, monkeypatch):
     before = files(tmp_path)
-    monkeypatch.setattr(shards, "write_shard", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        shards, "write_shard", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         make_shards(source, corpus.folder, counts=(2, 1, 1), overwrite=True)
     assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("where", ["write_parts", "write_shard"])
-def test_a_full_disk_is_one_sentence_and_leaves_the_old_corpus(tmp_path, source, corpus, monkeypatch, where):
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_corpus(
+    tmp_path, source, corpus, monkeypatch, where
+):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -467,7 +614,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_corpus(tmp_path, source,
 
 BUILD = """
 import resource, sys
-from sentiment_kit.shards import make_shards
+from sentiment_kit.data.shards import make_shards
 if __name__ == "__main__":
     source, out, limit, workers = sys.argv[1:]
     if int(limit):
@@ -481,13 +628,18 @@ def start_build(source, out, limit=0, workers=2):
     script = source.parent / "build.py"
     script.write_text(BUILD)
     command = [sys.executable, script, source, out, str(limit), str(workers)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 def test_a_worker_without_room_ends_the_build_in_one_sentence(tmp_path, source, corpus):
     before = files(corpus.folder)
     build = start_build(source, corpus.folder, limit=4096)
-    assert b"KitError: no room left beside" in build.communicate(timeout=60)[1] and build.returncode == 1
+    assert (
+        b"KitError: no room left beside" in build.communicate(timeout=60)[1]
+        and build.returncode == 1
+    )
     assert files(corpus.folder) == before
 
 
@@ -506,8 +658,14 @@ def alive(session):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts processes by /proc")
 @pytest.mark.parametrize("whole_group", [True, False])
-def test_killed_at_any_moment_the_old_corpus_stays_and_no_worker_does(request, tmp_path, source, whole_group):
-    rows = [row | dict(reviewText=f"{i} {j} {row['reviewText']}") for j in range(30) for i, row in enumerate(ROWS)]
+def test_killed_at_any_moment_the_old_corpus_stays_and_no_worker_does(
+    request, tmp_path, source, whole_group
+):
+    rows = [
+        row | dict(reviewText=f"{i} {j} {row['reviewText']}")
+        for j in range(30)
+        for i, row in enumerate(ROWS)
+    ]
     old = make_shards(source, tmp_path / "corpus", counts=(4, 1, 1))
     other = write(tmp_path / "more" / "reviews.jsonl", rows)
     new, before = make_shards(other, tmp_path / "new", counts=(4, 1, 1)), files(old.folder)
@@ -576,7 +734,9 @@ def test_wrong_options_are_refused_before_anything_is_made(tmp_path, source, opt
 
 
 def test_a_folder_without_a_manifest_is_no_corpus(tmp_path):
-    with pytest.raises(KitError, match="no manifest.json, so it is not a corpus; build one with make_shards"):
+    with pytest.raises(
+        KitError, match="no manifest.json, so it is not a corpus; build one with make_shards"
+    ):
         open_corpus(Path(tmp_path))
 
 
@@ -620,7 +780,8 @@ def highest(pid):
 
 MEASURED = """
 import json, resource, sys, time
-from sentiment_kit.shards import SPLITS, make_shards
+from sentiment_kit.data.corpus import SPLITS
+from sentiment_kit.data.shards import make_shards
 if __name__ == "__main__":
     source, out, train, workers = sys.argv[1:]
     start = time.perf_counter()
@@ -636,11 +797,16 @@ if __name__ == "__main__":
 def measured(folder, megabytes, shard, workers):
     "Build a generated input in a fresh process; what it printed, and the sum of its processes' peaks."
     folder.mkdir()
-    script, (source, n, json_mb) = folder / "measured.py", generated(folder / "reviews.jsonl.gz", megabytes)
+    script, (source, n, json_mb) = (
+        folder / "measured.py",
+        generated(folder / "reviews.jsonl.gz", megabytes),
+    )
     script.write_text(MEASURED)
     train = max(1, round(megabytes / shard) - 2)
     command = [sys.executable, script, source, folder / "corpus", str(train), str(workers)]
-    build = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    build = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     peaks = Counter()
     while build.poll() is None:
         peaks |= Counter({pid: highest(pid) for pid in alive(build.pid)})  # the larger of the two
@@ -649,7 +815,10 @@ def measured(folder, megabytes, shard, workers):
     result = json.loads(build.communicate()[0]) | dict(peak=peak)
     assert result["rows"] == dict(read=n, bad=0, duplicates=0, near_duplicates=0, kept=n)
     busy = max(result["cpu"]) if workers > 1 else sum(result["cpu"])
-    rates = [f"{mb / busy:.0f} MB of {kind}" for mb, kind in ((result["text"], "text"), (json_mb, "JSON"))]
+    rates = [
+        f"{mb / busy:.0f} MB of {kind}"
+        for mb, kind in ((result["text"], "text"), (json_mb, "JSON"))
+    ]
     print(
         f"{megabytes} MB of text, {workers} workers: {result['wall']:.1f} s, {sum(result['cpu']):.1f} s of CPU;",
         end=" ",
@@ -671,6 +840,7 @@ def test_memory_is_flat(request, tmp_path, workers):
     "--n is the larger size in MB of text: 1000 unless told, 10000 for the full check."
     n = request.config.getoption("--n") or 1000
     small, large = (
-        measured(tmp_path / str(mb), mb, shard=min(32, n / 30), workers=workers)["peak"] for mb in (n // 10, n)
+        measured(tmp_path / str(mb), mb, shard=min(32, n / 30), workers=workers)["peak"]
+        for mb in (n // 10, n)
     )
     assert large < 1.2 * small and large < 1500

@@ -7,15 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from sentiment_kit.features import ByteFeaturizer, cached_features, record_states
-from sentiment_kit.files import KitError
-from sentiment_kit.heatmap import HeatmapWidget, heatmap_html
-from sentiment_kit.reviews import load_dataset
-from sentiment_kit.sources import TokenStates, characters, token_of_byte
-from sentiment_kit.text import encode
-from sentiment_kit.transfer import SentimentProbe
+from sentiment_kit.data.datasets import load_dataset
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.text import encode
+from sentiment_kit.looking.heatmap import heatmap_html
+from sentiment_kit.looking.heatmap_widget import HeatmapWidget
+from sentiment_kit.transfer.features import ByteFeaturizer, cached_features, record_states
+from sentiment_kit.transfer.probe import SentimentProbe
+from sentiment_kit.transfer.sources import TokenStates, characters, token_of_byte
 
-TEXTS = ["Works well.", "", " ", "🎧👩‍🚀 très bien", "word " * 60, b"\n \xff\x00 raw\xe2\x82 ", b"no pads", b"\n  "]
+TEXTS = [
+    "Works well.",
+    "",
+    " ",
+    "🎧👩‍🚀 très bien",
+    "word " * 60,
+    b"\n \xff\x00 raw\xe2\x82 ",
+    b"no pads",
+    b"\n  ",
+]
 
 
 class Words:
@@ -61,7 +71,9 @@ def test_a_byte_gets_the_first_token_that_ends_at_or_after_it():
             assert stop_N[n] == end and (n + 1 == len(stop_N) or stop_N[n + 1] > end)
 
 
-@pytest.mark.parametrize("encoded", [b"", b"plain", "né🎧".encode(), b"\xff\xe2\x82\xac\xe2\x82", bytes(range(256))])
+@pytest.mark.parametrize(
+    "encoded", [b"", b"plain", "né🎧".encode(), b"\xff\xe2\x82\xac\xe2\x82", bytes(range(256))]
+)
 def test_characters_cover_the_bytes(encoded):
     text, stop_C = characters(encoded)
     assert len(text) == len(stop_C) and (len(encoded) == 0 or stop_C[-1] == len(encoded))
@@ -72,7 +84,9 @@ def test_characters_cover_the_bytes(encoded):
 
 def test_words_own_their_bytes_and_pads_go_with_their_neighbours():
     values_TU = TokenStates(Counter(), Words()).trace(b"\n an apple ")
-    assert values_TU[:, 1].tolist() == [2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3], "pad, 'an', its space, 'apple', pad"
+    assert values_TU[:, 1].tolist() == [2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3], (
+        "pad, 'an', its space, 'apple', pad"
+    )
     assert values_TU[0, 0] == 4 and values_TU[-1, 0] == 7
 
 
@@ -92,7 +106,11 @@ def test_one_finite_state_a_byte_whatever_the_text(text):
     source = TokenStates(Counter(), Words())
     encoded = text if isinstance(text, bytes) else encode(text, "raw")
     values_TU = record_states(source, text)
-    assert values_TU.shape == (len(encoded), 2) and values_TU.dtype == np.float32 and np.isfinite(values_TU).all()
+    assert (
+        values_TU.shape == (len(encoded), 2)
+        and values_TU.dtype == np.float32
+        and np.isfinite(values_TU).all()
+    )
     assert heatmap_html(encoded, record_states(source, text, [1])[:, 0])
 
 
@@ -106,18 +124,34 @@ def test_requests_that_cannot_be_met_are_one_sentence():
 def test_equal_digest_equal_states():
     source = TokenStates(Counter(), Words())
     assert source.digest == TokenStates(Counter(), Words()).digest
-    others = [TokenStates(Counter(), Words(), **options) for options in (dict(layer=0), dict(window=4))]
+    others = [
+        TokenStates(Counter(), Words(), **options) for options in (dict(layer=0), dict(window=4))
+    ]
     with torch.no_grad():
         source.model.weight += 1
-    assert len({source.digest, *(other.digest for other in others), TokenStates(Counter(), Words()).digest}) == 4
+    assert (
+        len(
+            {
+                source.digest,
+                *(other.digest for other in others),
+                TokenStates(Counter(), Words()).digest,
+            }
+        )
+        == 4
+    )
 
 
 @pytest.fixture(scope="module")
 def gpt2():
     "A randomly initialised GPT-2 of two layers and a byte-level tokenizer trained on the samples."
-    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
+    transformers, tokenizers = (
+        pytest.importorskip("transformers"),
+        pytest.importorskip("tokenizers"),
+    )
     bpe = tokenizers.ByteLevelBPETokenizer()
-    bpe.train_from_iterator(load_dataset("samples")["train"].texts, vocab_size=400, show_progress=False)
+    bpe.train_from_iterator(
+        load_dataset("samples")["train"].texts, vocab_size=400, show_progress=False
+    )
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer)
     torch.manual_seed(0)
     sizes = dict(vocab_size=len(tokenizer), n_positions=48, n_embd=16, n_layer=2, n_head=2)
@@ -130,7 +164,9 @@ def test_gpt2_s_states_are_at_the_last_bytes_of_its_tokens(gpt2):
     ids = tokenizer(text)["input_ids"]
     with torch.no_grad():
         hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-    stops = np.cumsum([len(token) for token in tokenizer.convert_ids_to_tokens(ids)])  # one letter stands for a byte
+    stops = np.cumsum(
+        [len(token) for token in tokenizer.convert_ids_to_tokens(ids)]
+    )  # one letter stands for a byte
     for layer in (0, 1, -1):
         values_TU = TokenStates(model, tokenizer, layer).trace(encode(text, "raw"))
         body_TU = values_TU[2:-1]
@@ -153,4 +189,6 @@ def test_gpt2_goes_through_features_probe_cache_and_heatmap(gpt2, tmp_path):
     assert 0 <= probe.score(X["test"], part["test"][1]) <= 1
     assert len(HeatmapWidget(source, "It broke 🎧.", [3]).picture["panes"][0]["stops"]) == 4 * 14
     long = " ".join(reviews["train"].texts[:20])
-    assert np.isfinite(source.trace(encode(long, "raw"))).all(), "longer than the 48 tokens the model can read at once"
+    assert np.isfinite(source.trace(encode(long, "raw"))).all(), (
+        "longer than the 48 tokens the model can read at once"
+    )

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sentiment_kit.files import KitError
-from sentiment_kit.text import PRESETS, decode, encode, graphemes
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.text import PRESETS, decode, encode, graphemes
 
 relaxed = settings(deadline=None)
-ANY_TEXT = st.text(st.integers(0, 0x10FFFF).map(chr) | st.sampled_from("\ud83d\ude00\ud800<>&;#x/!\n\r "))
+ANY_TEXT = st.text(
+    st.integers(0, 0x10FFFF).map(chr) | st.sampled_from("\ud83d\ude00\ud800<>&;#x/!\n\r ")
+)
 
 
 @relaxed

@@ -16,25 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sentiment_kit.checkpoint import latest_checkpoint, load_checkpoint
-from sentiment_kit.files import KitError, read_json, write_json
-from sentiment_kit.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.reviews import SAMPLES
-from sentiment_kit.shards import make_shards
-from sentiment_kit.trainer import (
-    Callback,
-    LogMetrics,
-    SaveCheckpoint,
-    Stopped,
-    TrainConfig,
-    Trainer,
-    evaluate,
-    learning_rate,
-    make_optimizer,
-    pick_device,
-    resume_run,
-    train,
-)
+from sentiment_kit.data.datasets import SAMPLES
+from sentiment_kit.data.files import KitError, read_json, write_json
+from sentiment_kit.data.shards import make_shards
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.training.callbacks import Callback, LogMetrics, SaveCheckpoint
+from sentiment_kit.training.checkpoint import latest_checkpoint, load_checkpoint
+from sentiment_kit.training.config import TrainConfig, learning_rate
+from sentiment_kit.training.evaluate import evaluate
+from sentiment_kit.training.machine import pick_device
+from sentiment_kit.training.trainer import Stopped, Trainer, make_optimizer, resume_run, train
 
 TINY = LanguageModelConfig(hidden_size=16, embed_size=8)
 
@@ -42,11 +33,15 @@ TINY = LanguageModelConfig(hidden_size=16, embed_size=8)
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     out = tmp_path_factory.mktemp("trainer") / "corpus"
-    return make_shards(SAMPLES, out, counts=(2, 1, 1), text_key="text", stars_key="stars", split_key="split")
+    return make_shards(
+        SAMPLES, out, counts=(2, 1, 1), text_key="text", stars_key="stars", split_key="split"
+    )
 
 
 def settings(corpus, out, **changes):
-    usual = dict(global_batch=8, seq_len=64, lr=0.1, max_lr=0.01, log_every=7, save_every=20, valid_every=50)
+    usual = dict(
+        global_batch=8, seq_len=64, lr=0.1, max_lr=0.01, log_every=7, save_every=20, valid_every=50
+    )
     usual |= dict(valid_lanes=4, valid_bytes=2_000, progress="none", weight_decay=0.02)
     return TrainConfig(str(corpus.folder), str(out), TINY, **(usual | changes))
 
@@ -54,7 +49,9 @@ def settings(corpus, out, **changes):
 def metrics(run):
     "The lines of a run without what a clock wrote into them."
     lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "bytes_per_s")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "bytes_per_s")} for line in lines
+    ]
 
 
 def tensors(run):
@@ -81,8 +78,22 @@ def test_a_run_learns_and_its_last_line_is_a_full_validation(corpus, uninterrupt
     assert lines[0]["step"] == 0 and 7.9 < lines[0]["valid_bits"] < 8.1
     assert lines[-1]["valid_bits"] < 5
     model = LanguageModel.from_pretrained(latest_checkpoint(uninterrupted))
-    assert math.isclose(evaluate(model, corpus, "valid", lanes=4).bits_per_byte, lines[-1]["valid_bits"], rel_tol=1e-6)
-    want = {"step", "bytes", "epoch", "loss_bits", "lr", "grad_norm", "clipped", "loss_scale", "skipped"}
+    assert math.isclose(
+        evaluate(model, corpus, "valid", lanes=4).bits_per_byte,
+        lines[-1]["valid_bits"],
+        rel_tol=1e-6,
+    )
+    want = {
+        "step",
+        "bytes",
+        "epoch",
+        "loss_bits",
+        "lr",
+        "grad_norm",
+        "clipped",
+        "loss_scale",
+        "skipped",
+    }
     assert want <= lines[1].keys()
     assert lines[-1]["bytes"] == sum((s.n_bytes - 1) // 8 * 8 for s in corpus.split("train"))
 
@@ -105,8 +116,9 @@ def test_the_mean_loss_of_the_lines_is_the_mean_loss_of_the_steps(corpus, tmp_pa
 
 RUN = """
 import json, sys
-from sentiment_kit.language_model import config_from_json
-from sentiment_kit.trainer import TrainConfig, train
+from sentiment_kit.model.language_model import config_from_json
+from sentiment_kit.training.config import TrainConfig
+from sentiment_kit.training.trainer import train
 train(config_from_json(TrainConfig, json.load(open(sys.argv[1])), sys.argv[1]))
 """
 
@@ -115,7 +127,9 @@ def start(config):
     "The same run in a process of its own, ready to be killed."
     path = Path(config.out).with_suffix(".json")
     write_json(path, dataclasses.asdict(config))
-    return subprocess.Popen([sys.executable, "-c", RUN, str(path)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(path)], stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for_step(config, process, step):
@@ -181,7 +195,9 @@ def test_stop_in_this_process_raises_stopped(corpus, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(corpus, uninterrupted, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    corpus, uninterrupted, tmp_path, capsys
+):
     config = settings(corpus, tmp_path / "run", keep=3)
     train(config)
     newest, before = sorted((tmp_path / "run/checkpoints").glob("step-*"))[-1:-3:-1]
@@ -200,12 +216,23 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(corpus, uninterr
 def test_only_the_same_run_goes_on(corpus, uninterrupted, tmp_path):
     config = settings(corpus, uninterrupted)
     before = (uninterrupted / "train_config.json").read_bytes()
-    changes = dict(lr=0.2, weight_decay=0.1, seq_len=32, model=dataclasses.replace(TINY, hidden_size=24), seed=1)
+    changes = dict(
+        lr=0.2,
+        weight_decay=0.1,
+        seq_len=32,
+        model=dataclasses.replace(TINY, hidden_size=24),
+        seed=1,
+    )
     for name, value in changes.items():
         with pytest.raises(KitError, match="hidden_size" if name == "model" else name):
             train(dataclasses.replace(config, **{name: value}))
     other = make_shards(
-        SAMPLES, tmp_path / "c", counts=(1, 1, 1), text_key="text", stars_key="stars", split_key="split"
+        SAMPLES,
+        tmp_path / "c",
+        counts=(1, 1, 1),
+        text_key="text",
+        stars_key="stars",
+        split_key="split",
     )
     with pytest.raises(KitError, match="another corpus"):
         train(dataclasses.replace(config, corpus=str(other.folder)))
@@ -240,7 +267,9 @@ def test_tensorboard_shows_the_lines_of_the_log_once_also_after_a_restart(corpus
     board.Reload()
     for name in ("loss_bits", "lr", "grad_norm"):
         shown = [(event.step, event.value) for event in board.Scalars(name)]
-        assert shown == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in metrics(config.out)]
+        assert shown == [
+            (line["step"], pytest.approx(line[name], rel=1e-6)) for line in metrics(config.out)
+        ]
 
 
 def test_loss_that_is_no_number_ends_the_run_in_one_sentence(corpus, tmp_path):
@@ -250,7 +279,9 @@ def test_loss_that_is_no_number_ends_the_run_in_one_sentence(corpus, tmp_path):
     before = [p.detach().clone() for p in trainer.model.parameters()]
     with pytest.raises(KitError, match="5 times in a row, last at step 5 .loss nan nats"):
         trainer.fit()
-    torch.testing.assert_close(list(trainer.model.parameters()), before, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        list(trainer.model.parameters()), before, rtol=0, atol=0, equal_nan=True
+    )
     saved = load_file(tmp_path / "nonfinite" / "step-000000005-rank-0.safetensors")
     assert set(saved) == {"input_BT", "target_BT", "reset_BT", "h_LBH", "c_LBH"}
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -260,15 +291,21 @@ def test_loss_that_is_no_number_ends_the_run_in_one_sentence(corpus, tmp_path):
 def test_evaluation_does_not_depend_on_the_window_and_does_on_resets(corpus):
     torch.manual_seed(0)
     model = LanguageModel(TINY)
-    bits = [evaluate(model, corpus, "valid", lanes=4, seq_len=n).bits_per_byte for n in (16, 100, 256)]
+    bits = [
+        evaluate(model, corpus, "valid", lanes=4, seq_len=n).bits_per_byte for n in (16, 100, 256)
+    ]
     assert max(bits) - min(bits) < 1e-5
     assert evaluate(model, corpus, "valid", "review", lanes=4).bits_per_byte != bits[0]
-    text = torch.cat([torch.from_numpy(shard.data[:].astype("int64")) for shard in corpus.split("valid")])  # one shard
+    text = torch.cat(
+        [torch.from_numpy(shard.data[:].astype("int64")) for shard in corpus.split("valid")]
+    )  # one shard
     size = (len(text) - 1) // 4
     lane_bits = []
     for b in range(4):
         logits_BTV, _ = model(text[None, b * size : (b + 1) * size])
-        nats = torch.nn.functional.cross_entropy(logits_BTV[0], text[b * size + 1 : (b + 1) * size + 1])
+        nats = torch.nn.functional.cross_entropy(
+            logits_BTV[0], text[b * size + 1 : (b + 1) * size + 1]
+        )
         lane_bits.append(nats.item() / math.log(2))
     assert math.isclose(sum(lane_bits) / 4, bits[0], rel_tol=1e-5)
     half_width = evaluate(model, corpus, "valid", lanes=4).half_width
@@ -296,8 +333,12 @@ def test_what_has_a_length_of_its_own_decays_and_nothing_else(cell, weight_norm)
         p.grad = torch.zeros_like(p)
     make_optimizer(model, TrainConfig("c", "o", lr=0.1, weight_decay=0.2)).step()
     for name, p in model.named_parameters():
-        kept = name.endswith((".b", ".bias")) or ("layers" in name and weight_norm and ".w_" in name)
-        torch.testing.assert_close(p.detach(), before[name] * (1 if kept else 1 - 0.1 * 0.2), msg=name)
+        kept = name.endswith((".b", ".bias")) or (
+            "layers" in name and weight_norm and ".w_" in name
+        )
+        torch.testing.assert_close(
+            p.detach(), before[name] * (1 if kept else 1 - 0.1 * 0.2), msg=name
+        )
 
 
 @pytest.mark.parametrize(
@@ -331,7 +372,9 @@ def test_a_device_that_is_not_there_is_named():
 
 def test_any_number_of_lanes_that_fits_is_validated(corpus):
     model, most = LanguageModel(TINY), min(shard.n_bytes for shard in corpus.split("valid")) - 1
-    assert evaluate(model, corpus, "valid", lanes=most // 3).n_bytes >= most // 3 * 3  # 3 bytes a lane
+    assert (
+        evaluate(model, corpus, "valid", lanes=most // 3).n_bytes >= most // 3 * 3
+    )  # 3 bytes a lane
     for lanes in (0, -1):
         with pytest.raises(KitError, match="lanes"):
             evaluate(model, corpus, "valid", lanes=lanes)
@@ -340,7 +383,9 @@ def test_any_number_of_lanes_that_fits_is_validated(corpus):
 def test_another_architecture_is_refused_by_array(tmp_path):
     LanguageModel(TINY).save_pretrained(tmp_path)
     write_json(tmp_path / "config.json", dataclasses.asdict(dataclasses.replace(TINY, cell="lstm")))
-    with pytest.raises(KitError, match=r"model.safetensors does not fit its config.json: rnn.layers.0.g_mh"):
+    with pytest.raises(
+        KitError, match=r"model.safetensors does not fit its config.json: rnn.layers.0.g_mh"
+    ):
         LanguageModel.from_pretrained(tmp_path)
     write_json(tmp_path / "config.json", {"colour": "blue"})
     with pytest.raises(KitError, match="unknown field 'colour'"):

@@ -19,10 +19,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sentiment_kit.checkpoint import latest_checkpoint
-from sentiment_kit.files import KitError
-from sentiment_kit.language_model import LanguageModelConfig
-from sentiment_kit.neuron import (
+from sentiment_kit.data.datasets import SAMPLES, Texts, load_dataset
+from sentiment_kit.data.files import KitError
+from sentiment_kit.data.shards import make_shards
+from sentiment_kit.model.language_model import LanguageModelConfig
+from sentiment_kit.training.callbacks import LogMetrics, SaveCheckpoint, Validate
+from sentiment_kit.training.checkpoint import latest_checkpoint
+from sentiment_kit.training.config import TrainConfig
+from sentiment_kit.training.trainer import launch, train
+from sentiment_kit.transfer.baselines import ngram_baseline, probe_splits, results_table
+from sentiment_kit.transfer.logistic import accuracy, l1_logistic
+from sentiment_kit.transfer.neuron import (
     NeuronClassifier,
     best_cut,
     compare_rules,
@@ -31,21 +38,8 @@ from sentiment_kit.neuron import (
     unit_histogram,
     weight_stem,
 )
-from sentiment_kit.reviews import SAMPLES, Texts, load_dataset
-from sentiment_kit.shards import make_shards
-from sentiment_kit.trainer import LogMetrics, SaveCheckpoint, TrainConfig, Validate, launch, train
-from sentiment_kit.transfer import (
-    SentimentProbe,
-    TransferCallback,
-    accuracy,
-    best_point,
-    fit_path,
-    l1_logistic,
-    ngram_baseline,
-    path_figure,
-    probe_splits,
-    results_table,
-)
+from sentiment_kit.transfer.probe import SentimentProbe, best_point, fit_path, path_figure
+from sentiment_kit.transfer.probe_callback import TransferCallback
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # of a check's own labels
@@ -77,7 +71,9 @@ def objective(X, y, w_U, b, C):
 
 
 @pytest.mark.parametrize("C", [2.0**-8, 0.25, 8.0])
-@pytest.mark.parametrize("kind", ["plain", "wide", "separable", "scales", "rank deficient", "unbalanced", "float32"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "wide", "separable", "scales", "rank deficient", "unbalanced", "float32"]
+)
 def test_l1_logistic_is_optimal(kind, C):
     X, y = problem(kind)
     w_U, b = l1_logistic(X, y, C)
@@ -88,14 +84,21 @@ def test_l1_logistic_is_optimal(kind, C):
     np.testing.assert_allclose(gradient_U[kept], -np.sign(w_U[kept]), atol=0.02)
     assert abs(np.sum(p_N - y)) < 0.01 * len(y)  # the intercept is free
     warm_w, warm_b = l1_logistic(X, y, C, l1_logistic(X, y, C / 2))
-    np.testing.assert_allclose(objective(X, y, w_U, b, C), objective(X, y, warm_w, warm_b, C), rtol=1e-4)
+    np.testing.assert_allclose(
+        objective(X, y, w_U, b, C), objective(X, y, warm_w, warm_b, C), rtol=1e-4
+    )
 
 
 def test_l1_logistic_is_as_good_as_scikit_learn():
     X, y = problem("plain")
-    if "l1_ratio" not in LogisticRegression().get_params() or LogisticRegression().penalty != "deprecated":
+    if (
+        "l1_ratio" not in LogisticRegression().get_params()
+        or LogisticRegression().penalty != "deprecated"
+    ):
         pytest.skip("scikit-learn before 1.8 spells the oracle's penalty differently")
-    oracle = LogisticRegression(l1_ratio=1, C=0.3, solver="saga", tol=1e-7, max_iter=50_000).fit(X, y)
+    oracle = LogisticRegression(l1_ratio=1, C=0.3, solver="saga", tol=1e-7, max_iter=50_000).fit(
+        X, y
+    )
     w_U, b = l1_logistic(X, y, 0.3)
     best = objective(X, y, oracle.coef_[0], oracle.intercept_[0], 0.3)
     assert objective(X, y, w_U, b, 0.3) <= best * (1 + 1e-6)
@@ -118,7 +121,9 @@ def test_ties_go_to_the_smaller_c():
     X, y, X_valid, y_valid = splits()
     path = fit_path(X, y, X_valid, y_valid, extend=0)
     best = best_point(path)
-    assert best.C == min(p.C for p in path if p.valid_accuracy == max(q.valid_accuracy for q in path))
+    assert best.C == min(
+        p.C for p in path if p.valid_accuracy == max(q.valid_accuracy for q in path)
+    )
 
 
 def test_grid_is_extended_past_an_edge_and_only_there():
@@ -164,7 +169,11 @@ def three_classes(N=600):
 def test_several_classes_are_each_fitted_against_the_rest():
     X, y = three_classes()
     probe = SentimentProbe(extend=0).fit(X[:400], y[:400], X[400:500], y[400:500])
-    assert probe.coef_.shape == (3, 20) and set(probe.neurons_[:3]) == {0, 1, 2} and probe.score(X[500:], y[500:]) > 0.8
+    assert (
+        probe.coef_.shape == (3, 20)
+        and set(probe.neurons_[:3]) == {0, 1, 2}
+        and probe.score(X[500:], y[500:]) > 0.8
+    )
     for k, name in enumerate(probe.classes_):
         w_U, b = l1_logistic(X[:400], (y[:400] == name).astype(float), probe.C_)
         np.testing.assert_allclose(probe.coef_[k], w_U, atol=1e-3)
@@ -190,7 +199,9 @@ def test_a_path_at_the_papers_size():
     "4,096 correlated units, 7,000 texts: about 35 s on one core; minutes where the solver has become slow."
     rng = np.random.default_rng(0)
     topics, opinion = rng.normal(size=(7900, 64)), rng.normal(size=7900)
-    X = (0.1 * topics @ rng.normal(size=(64, 4096)) + 0.3 * rng.normal(size=(7900, 4096))).astype(np.float32)
+    X = (0.1 * topics @ rng.normal(size=(64, 4096)) + 0.3 * rng.normal(size=(7900, 4096))).astype(
+        np.float32
+    )
     X[:, 388] += opinion
     y = (opinion + 0.5 * topics[:, 0] + 0.5 * rng.normal(size=7900) > 0).astype(int)
     start = time.process_time()
@@ -216,7 +227,9 @@ def test_probe_attributes_and_string_labels():
     np.testing.assert_allclose(numbers.predict_proba(X_valid).sum(1), 1)
     assert numbers.coef_.shape == (1, 20) and numbers.intercept_.shape == (1,)
     assert numbers.n_nonzero_ == np.count_nonzero(numbers.coef_) == len(numbers.neurons_)
-    assert (np.diff(np.abs(numbers.coef_[0][numbers.neurons_])) <= 0).all() and set(numbers.neurons_[:2]) == {0, 1}
+    assert (np.diff(np.abs(numbers.coef_[0][numbers.neurons_])) <= 0).all() and set(
+        numbers.neurons_[:2]
+    ) == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -254,7 +267,8 @@ def test_claim_and_control_go_through_one_function():
     parts = dict(train=slice(0, 180), valid=slice(180, 240), test=slice(240, 300))
     claim = probe_splits({s: X[p] for s, p in parts.items()}, {s: y[p] for s, p in parts.items()})
     control = probe_splits(
-        {s: rng.normal(size=X[p].shape) for s, p in parts.items()}, {s: y[p] for s, p in parts.items()}
+        {s: rng.normal(size=X[p].shape) for s, p in parts.items()},
+        {s: y[p] for s, p in parts.items()},
     )
     assert claim.test.low > control.test.value and claim.test.n == 60
 
@@ -265,7 +279,10 @@ def test_ngram_baseline_reads_word_pairs():
     result = ngram_baseline(part, part, part)
     assert result.test.value == 1 and result.model.predict(["not bad"]) == [1]
     empty, one_class = Texts(["", " "], np.array([0, 1])), Texts(["a", "b"], np.array([1, 1]))
-    for broken, told in ((empty, "no n-gram baseline: empty vocabulary"), (one_class, "only one class")):
+    for broken, told in (
+        (empty, "no n-gram baseline: empty vocabulary"),
+        (one_class, "only one class"),
+    ):
         with pytest.raises(KitError, match=told) as error:
             ngram_baseline(broken, broken, broken)
         assert "\n" not in str(error.value)
@@ -273,18 +290,28 @@ def test_ngram_baseline_reads_word_pairs():
 
 def test_table_is_markdown():
     share = accuracy(np.ones(4), np.ones(4))
-    table = results_table([dict(row="a", test=share, C=0.5), dict(row="b", test=None, C=1 / 3)]).splitlines()
-    assert table[1] == "| --- | --- | --- |" and table[3] == "| b | – | 0.3333 |" and len(table) == 4
+    table = results_table(
+        [dict(row="a", test=share, C=0.5), dict(row="b", test=None, C=1 / 3)]
+    ).splitlines()
+    assert (
+        table[1] == "| --- | --- | --- |" and table[3] == "| b | – | 0.3333 |" and len(table) == 4
+    )
 
 
 @pytest.fixture(scope="module")
 def labelled():
-    return {split: Texts(part.texts[:60], part.labels[:60]) for split, part in load_dataset("samples").items()}
+    return {
+        split: Texts(part.texts[:60], part.labels[:60])
+        for split, part in load_dataset("samples").items()
+    }
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    folder, keys = tmp_path_factory.mktemp("corpus"), dict(text_key="text", stars_key="stars", split_key="split")
+    folder, keys = (
+        tmp_path_factory.mktemp("corpus"),
+        dict(text_key="text", stars_key="stars", split_key="split"),
+    )
     (folder / "some.csv").write_text(
         "\n".join(SAMPLES.read_text(encoding="utf-8").splitlines()[:250]), encoding="utf-8"
     )
@@ -294,7 +321,9 @@ def corpus(tmp_path_factory):
 def config_for(corpus, out, **changes):
     model = LanguageModelConfig(hidden_size=16, embed_size=4)
     size = dict(global_batch=16, seq_len=64, log_every=2, save_every=1000, lr=0.02)
-    return TrainConfig(corpus=str(corpus.folder), out=str(out), model=model, progress="none", **size | changes)
+    return TrainConfig(
+        corpus=str(corpus.folder), out=str(out), model=model, progress="none", **size | changes
+    )
 
 
 def probe_lines(run):
@@ -303,11 +332,24 @@ def probe_lines(run):
 
 
 def test_the_callback_writes_into_the_metrics_and_disturbs_nothing(corpus, labelled, tmp_path):
-    watched = [Validate(), TransferCallback(labelled, every_bytes=10_000, lanes=32), LogMetrics(), SaveCheckpoint()]
-    runs = [train(config_for(corpus, tmp_path / "a"), watched), train(config_for(corpus, tmp_path / "b"))]
-    lines, total = probe_lines(runs[0]), json.loads((runs[1] / "metrics.jsonl").read_text().splitlines()[-1])["bytes"]
+    watched = [
+        Validate(),
+        TransferCallback(labelled, every_bytes=10_000, lanes=32),
+        LogMetrics(),
+        SaveCheckpoint(),
+    ]
+    runs = [
+        train(config_for(corpus, tmp_path / "a"), watched),
+        train(config_for(corpus, tmp_path / "b")),
+    ]
+    lines, total = (
+        probe_lines(runs[0]),
+        json.loads((runs[1] / "metrics.jsonl").read_text().splitlines()[-1])["bytes"],
+    )
     due = [0, *(-(-n // 2048) * 2048 for n in range(10_000, total, 10_000)), total]
-    assert [line["bytes"] for line in lines] == due  # at 0, at the next written line after each 10,000, at the end
+    assert [
+        line["bytes"] for line in lines
+    ] == due  # at 0, at the next written line after each 10,000, at the end
     assert all(0 <= line["probe_all"] <= 1 for line in lines) and probe_lines(runs[1]) == []
     assert all(("probe_one" in line) == ("probe_unit" in line) for line in lines)
     a, b = (load_file(latest_checkpoint(run) / "model.safetensors") for run in runs)
@@ -322,18 +364,27 @@ def test_the_callback_finds_what_the_state_knows(labelled):
             return np.full((len(encoded), 3), [0.0, float(b"good" in encoded), 1.0], np.float32)
 
     labels = np.arange(60) % 2
-    data = {split: Texts([("bad", "good")[k] for k in labels], labels) for split in ("train", "valid")}
+    data = {
+        split: Texts([("bad", "good")[k] for k in labels], labels) for split in ("train", "valid")
+    }
     trainer = SimpleNamespace(model=Knowing(), bytes=70, world=SimpleNamespace(rank=0), record={})
     callback = TransferCallback(data, every_bytes=50)
     callback.measure(trainer)
-    assert trainer.record == {"probe_all": 1.0, "probe_one": 1.0, "probe_unit": 1} and callback.state() == {"due": 100}
+    assert trainer.record == {
+        "probe_all": 1.0,
+        "probe_one": 1.0,
+        "probe_unit": 1,
+    } and callback.state() == {"due": 100}
     callback.load_state({})  # a checkpoint from before
     assert callback.state() == {"due": 0}
 
 
 def test_the_callback_refuses_a_place_where_nothing_is_written(corpus, labelled, tmp_path):
     with pytest.raises(KitError, match="after LogMetrics"):
-        train(config_for(corpus, tmp_path / "run"), [Validate(), LogMetrics(), TransferCallback(labelled)])
+        train(
+            config_for(corpus, tmp_path / "run"),
+            [Validate(), LogMetrics(), TransferCallback(labelled)],
+        )
 
 
 @pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -341,9 +392,15 @@ def test_launch_makes_the_callbacks_where_it_trains(corpus, labelled, tmp_path, 
     files = [tmp_path / f"{split}.jsonl" for split in ("train", "valid", "test")]
     for file, split in zip(files, ("train", "valid", "valid"), strict=True):
         texts, labels = labelled[split].texts, labelled[split].labels.tolist()
-        rows = [json.dumps({"text": text, "label": y}) for text, y in zip(texts, labels, strict=True)]
+        rows = [
+            json.dumps({"text": text, "label": y}) for text, y in zip(texts, labels, strict=True)
+        ]
         file.write_text("\n".join(rows))
-    callbacks = ("sentiment_kit.transfer:probe_callbacks", [*map(str, files)], 10_000)
+    callbacks = (
+        "sentiment_kit.transfer.probe_callback:probe_callbacks",
+        [*map(str, files)],
+        10_000,
+    )
     lines = probe_lines(launch(config_for(corpus, tmp_path / "run"), nproc, callbacks=callbacks))
     assert len(lines) > 2 and all(0 <= line["probe_all"] <= 1 for line in lines)
 
@@ -387,7 +444,11 @@ def test_rules_disagree_where_scales_differ():
     found = {neuron.rule: neuron for neuron in compare_rules(probe, *train, *valid)}
     assert found["auc"].unit == 0 and found["coef_std"].unit == 0 and found["coef"].unit != 0
     best = find_sentiment_neuron(probe, *train, *valid, rule="best")
-    assert best.unit == 0 and best.sign == 1 and best.valid_accuracy == max(n.valid_accuracy for n in found.values())
+    assert (
+        best.unit == 0
+        and best.sign == 1
+        and best.valid_accuracy == max(n.valid_accuracy for n in found.values())
+    )
     assert NeuronClassifier(0).fit(*train).score(*valid) == best.valid_accuracy
     assert find_sentiment_neuron(probe, *train, *valid) == found["coef"]
 
@@ -414,4 +475,6 @@ def test_figures_hold_what_they_show():
     assert sum(bar.y.sum() for bar in histogram.data) == len(y_valid) and len(histogram.data) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert weight_stem(np.zeros(4)).data and unit_histogram(np.ones(3), np.array([0, 1, 1])).data
+        assert (
+            weight_stem(np.zeros(4)).data and unit_histogram(np.ones(3), np.array([0, 1, 1])).data
+        )

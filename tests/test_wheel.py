@@ -12,8 +12,8 @@ from sync import ROOT, notebooks
 
 # Four lines and a file: a sentiment score and a heatmap for a sentence of one's own.
 FOUR_LINES = """
-from sentiment_kit.finetune import LabelLogits, TextClassifier
-from sentiment_kit.heatmap import HeatmapWidget
+from sentiment_kit.transfer.classifier import LabelLogits, TextClassifier
+from sentiment_kit.looking.heatmap_widget import HeatmapWidget
 classifier = TextClassifier.from_pretrained("reviews-small")
 print(classifier.predict_proba(["a great lid"]).tolist())
 HeatmapWidget(LabelLogits(classifier), "a great lid").save("mine.html")
@@ -28,7 +28,11 @@ def wheel(tmp_path_factory):
     for name in PARTS.split():
         shutil.copy(ROOT / name, copy)
     for name in ("nbs", "sentiment_kit", "tests"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / name,
+            copy / name,
+            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
+        )
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", copy / "dist", copy]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -42,11 +46,18 @@ def test_wheel_carries_modules_samples_runs_and_recipes(wheel):
         found = (ROOT / "sentiment_kit" / folder).rglob("*")
         wanted |= {str(path.relative_to(ROOT)) for path in found if path.is_file()}
     wanted |= {f"sentiment_kit/runs/{path.name}" for path in notebooks("runs")}
-    wanted |= {f"sentiment_kit/runs/recipes/{path.name}" for path in (ROOT / "nbs/runs/recipes").glob("*.yaml")}
+    wanted |= {
+        f"sentiment_kit/runs/recipes/{path.name}"
+        for path in (ROOT / "nbs/runs/recipes").glob("*.yaml")
+    }
     assert len(wanted) > 25
     assert wanted - inside == set()
-    assert {f"sentiment_kit/weights/reviews-small/{name}" for name in ("model.safetensors", "README.md")} <= inside
-    assert not [name for name in inside if name.startswith(("tests", "nbs")) or "checkpoints" in name]
+    assert {
+        f"sentiment_kit/weights/reviews-small/{name}" for name in ("model.safetensors", "README.md")
+    } <= inside
+    assert not [
+        name for name in inside if name.startswith(("tests", "nbs")) or "checkpoints" in name
+    ]
     assert wheel.stat().st_size < 25e6
 
 
@@ -56,7 +67,11 @@ def test_users_are_not_asked_for_developers_tools(wheel):
     requires = HeaderParser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist")
     always = {line for line in requires if "extra ==" not in line}
     assert any(line.startswith("torch>=") for line in always)
-    assert not [line for line in always if line.startswith(("nbdev", "fastcore", "pytest", "papermill", "jupyterlab"))]
+    assert not [
+        line
+        for line in always
+        if line.startswith(("nbdev", "fastcore", "pytest", "papermill", "jupyterlab"))
+    ]
 
 
 @pytest.mark.slow
@@ -64,7 +79,9 @@ def test_wheel_works_in_a_clean_environment(wheel, tmp_path):
     "Without extras: every module imports, the commands work, nbdev is not there. Then with [lab]: a whole run."
 
     def call(*command, status=0):
-        done = subprocess.run([str(part) for part in command], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            [str(part) for part in command], cwd=tmp_path, capture_output=True, text=True
+        )
         assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
         return done
 
