@@ -1,4 +1,7 @@
-"""Thin: all it knows it reads from settings.ini. Run notebooks and their recipes travel as `sentiment_kit.runs`."""
+"""Thin: all it knows it reads from settings.ini.
+
+Run notebooks and their recipes travel as `sentiment_kit.runs`.
+"""
 
 from configparser import ConfigParser
 from pathlib import Path
@@ -30,7 +33,7 @@ setup(
     packages=[*find_packages(include=["sentiment_kit", "sentiment_kit.*"]), "sentiment_kit.runs"],
     package_dir={"sentiment_kit.runs": "nbs/runs"},
     package_data={
-        "sentiment_kit": ["samples/*", "static/*", "weights/**/*"],
+        "sentiment_kit": ["py.typed", "samples/*", "static/**/*", "weights/**/*"],
         "sentiment_kit.runs": ["*.ipynb", "recipes/*.yaml"],
     },
     install_requires=settings["requirements"].split(),

@@ -34,7 +34,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# No name resolves but the machine's own: whatever else is asked for fails, with a network or without.
+# No name resolves but the machine's own: whatever else is asked for fails.
 OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -47,7 +47,8 @@ OPTIONS += [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-AXE = "4.14.1"  # axe-core, the accessibility rules: fetched by npm when a test asks, checked, not part of the project
+# axe-core, the accessibility rules: fetched by npm when a test asks; no part of the project
+AXE = "4.14.1"
 AXE_SHA512 = (
     "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
 )
@@ -66,7 +67,7 @@ def chromium() -> str:
 
 
 def axe_source() -> str:
-    "axe-core's JavaScript, from npm into out/cache the first time. Where it is not to be had, the test is skipped."
+    "axe-core's JavaScript, from npm into out/cache the first time. Else the test is skipped."
     archive = ROOT / "out" / "cache" / f"axe-core-{AXE}.tgz"
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def axe_source() -> str:
 
 
 class Tab:
-    "A page, with the errors on its console and what it asked of others than its own server (which was refused)."
+    "A page, the errors on its console and what it asked of other servers (which was refused)."
 
     def __init__(self, page, own: str | None = None):
         self.page, self.errors, self.outside = page, [], []
@@ -134,7 +135,7 @@ class Lab(Tab):
         self.folder, self.count = folder, 0
 
     def run(self, cells: list[str], timeout: float = 120):
-        "The page, in which a notebook of these code cells has been opened and run. A cell's exception is raised here."
+        "The page with a notebook of these cells, run. A cell's exception is raised here."
         self.count += 1
         self.notebook = self.folder / f"notebook_{self.count}.ipynb"
         written = nbformat.v4.new_notebook(
@@ -166,7 +167,7 @@ class Lab(Tab):
         )
 
     def python(self, expression: str):
-        "Value of an expression in the notebook's kernel, after all that the page has told it so far; as JSON has it."
+        "Value of an expression in the kernel, after all that the page has told it; as JSON has it."
         got = self.page.evaluate(ASK, f"__import__('json').dumps({expression})")
         assert got["status"] == "ok", f"{expression}: {got.get('ename')}: {got.get('evalue')}"
         return json.loads(ast.literal_eval(got["data"]["text/plain"]))
@@ -185,7 +186,9 @@ class Lab(Tab):
         return nbformat.read(self.notebook, as_version=4)
 
 
-CLOSE = "(async () => { if (window.panel) { await panel.sessionContext.shutdown(); panel.dispose(); } })()"
+CLOSE = """(async () => {
+    if (window.panel) { await panel.sessionContext.shutdown(); panel.dispose(); }
+})()"""
 OPEN = """async name => {
     const { commands, restored } = window.jupyterapp;
     await restored;
@@ -217,7 +220,7 @@ SETTINGS = {
 
 @contextmanager
 def open_tab(dark: bool = False, own: str | None = None, size: tuple = (1280, 900), **more):
-    "A fresh Chromium with one page. `own` is the server that it may talk to, as host:port; without one it is offline."
+    "A fresh Chromium with one page. `own` is the only server it may talk to, as host:port."
     path = chromium()
     from playwright.sync_api import sync_playwright
 
@@ -235,7 +238,7 @@ def open_tab(dark: bool = False, own: str | None = None, size: tuple = (1280, 90
 
 @contextmanager
 def serve(folder: Path, dark: bool):
-    "host:port and token of a JupyterLab server of `folder`; its own files are in .home there. No process is left."
+    "host:port and token of a JupyterLab server of `folder`; its own files are in .home there."
     home, token = folder / ".home", secrets.token_hex(8)
     for name, setting in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -252,8 +255,9 @@ def serve(folder: Path, dark: bool):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = f"--ip=127.0.0.1 --port={port} --ServerApp.port_retries=0 --IdentityProvider.token={token} --no-browser"
-    flags += " --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.expose_app_in_browser=True"
+    flags = f"--ip=127.0.0.1 --port={port} --ServerApp.port_retries=0 --no-browser"
+    flags += f" --IdentityProvider.token={token} --LabApp.expose_app_in_browser=True"
+    flags += " --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
     command = [
         sys.executable,
         "-m",

@@ -1,6 +1,6 @@
 import os
 
-# Before torch is imported. One thread each: the tests' models are too small to share, and a test runs on every core.
+# Before torch is imported. One thread each: the models are small, and a test runs on every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

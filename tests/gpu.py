@@ -1,12 +1,15 @@
-"""What `make gpu` runs: the GPU kernels against the oracle, their speed beside the roofline, and one training leg.
+"""What `make gpu` runs: the GPU kernels against the oracle, their speed beside the roofline, and
+one training leg.
 
-It needs a CUDA device and the host's own Python with torch, triton, numpy, safetensors and tqdm; no pytest, no plotly.
+It needs a CUDA device and the host's own Python with torch, triton, numpy, safetensors and tqdm;
+no pytest, no plotly.
 
     python3 tests/gpu.py                     # all three sections, under 8 minutes
     python3 tests/gpu.py --check --speed     # only these
     python3 tests/gpu.py --leg --corpus out/corpus --hidden 2048 --minutes 6
 
-Every section prints a table and adds to OUT/gpu.json as it goes, so that being cut off loses nothing.
+Every section prints a table and adds to OUT/gpu.json as it goes, so that being cut off loses
+nothing.
 """
 
 import argparse
@@ -23,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from sentiment_kit.model import gpu_kernels
+from sentiment_kit.model import gpu_graphs, gpu_kernels
 from sentiment_kit.model.cpu_kernels import storage_dtype
 from sentiment_kit.model.recurrence import recurrence
 from sentiment_kit.model.reference import gates, run_steps
@@ -74,7 +77,8 @@ LARGE = [
 
 
 def make_problem(case, kind, device):
-    "Leaves in fp32 (weights, inputs, first states), ids, resets and the gradient that comes from above."
+    """Leaves in fp32 (weights, inputs, first states), ids, resets and the gradient that comes
+    from above."""
     torch.manual_seed(sum(case.name.encode()))
     T, B, H, D = case.T, case.B, case.H, 5
     names = ("w_x", "w_h", "w_mx", "w_mh") if kind == "mlstm" else ("w_x", "w_h")
@@ -104,7 +108,8 @@ def loss_of(case, h_TBH, c_BH, above_TBH):
 
 
 def run_ours(run, case, leaves, ids_TB, reset_TB, precision):
-    "Windows one after the other, layer by layer, by `run` (a `recurrence`): h_TBH of the top, its last c_BH."
+    """Windows one after the other, layer by layer, by `run` (a `recurrence`): h_TBH of the
+    top, its last c_BH."""
     multiplicative = "w_mx0" in leaves
     states = [(leaves[f"h{k}"], leaves[f"c{k}"]) for k in range(case.layers)]
     pieces, start = [], 0
@@ -148,7 +153,8 @@ def results_of(case, leaves, above_TBH, states):
 
 
 def compare(run, case, kind, precision, device, again=1):
-    "Relative error of every state and gradient against float64, and what each of the `again` runs gave."
+    """Relative error of every state and gradient against float64, and what each of the
+    `again` runs gave."""
     leaves, ids_TB, reset_TB, above_TBH = make_problem(case, kind, device)
     ours = []
     for _ in range(again):
@@ -163,9 +169,11 @@ def compare(run, case, kind, precision, device, again=1):
 
 
 def section_check(report, save):
-    "Every case, kind and precision, launch by launch and as graphs; the two must agree to the last bit."
+    """Every case, kind and precision, launch by launch and as graphs; the two must agree to
+    the last bit."""
     print(
-        f"\nCorrectness: worst relative error of states and gradients against the float64 oracle (bounds {BOUNDS})\n"
+        f"\nCorrectness: worst relative error of states and gradients against the float64 "
+        f"oracle (bounds {BOUNDS})\n"
     )
     print(
         f"{'case':28} {'cell':6} "
@@ -174,7 +182,7 @@ def section_check(report, save):
     )
     failed, rows = [], []
     report["check"] = rows
-    pool = gpu_kernels.plans
+    pool = gpu_graphs.loop_pool
     for case in CASES + LARGE:
         for kind in ("mlstm", "lstm"):
             row, same = {"case": case.name, "cell": kind}, True
@@ -183,10 +191,10 @@ def section_check(report, save):
                 pool.recent.clear()
                 pool.use_graphs = False
                 eager, (plain, twice) = compare(recurrence, case, kind, precision, DEVICE, again=2)
-                assert pool.recent, "recurrence did not use gpu_kernels"
+                assert pool.recent, "recurrence did not use gpu_graphs"
                 pool.use_graphs = True
                 graphed, replays = compare(recurrence, case, kind, precision, DEVICE, again=4)
-                recorded = sum(len(plan.graphs) for plan in pool.idle)
+                recorded = sum(len(loops.graphs) for loops in pool.idle)
                 same &= all(torch.equal(plain[n], r[n]) for r in (twice, *replays) for n in plain)
                 row[precision], row[precision + " graphs"] = (
                     max(eager.values()),
@@ -201,11 +209,13 @@ def section_check(report, save):
                     )
                     if not errors[worst] < bound:
                         failed.append(
-                            f"{case.name}, {kind}, {precision}, {how}: {worst} is off by {errors[worst]:.1e}"
+                            f"{case.name}, {kind}, {precision}, {how}: {worst} is off by "
+                            f"{errors[worst]:.1e}"
                         )
                 if recorded < 2:
                     failed.append(
-                        f"{case.name}, {kind}, {precision}: {recorded} graphs were recorded, not 2 or more"
+                        f"{case.name}, {kind}, {precision}: {recorded} graphs were recorded, "
+                        f"not 2 or more"
                     )
             if not same:
                 failed.append(f"{case.name}, {kind}: runs differ in their bits")
@@ -233,7 +243,8 @@ def seconds(run, repeat=1):
 
 
 def ceilings():
-    "What this card really gives: bytes/s of a large copy (read plus written), FLOP/s of a large product by precision."
+    """What this card really gives: bytes/s of a large copy (read plus written), FLOP/s of a
+    large product by precision."""
     n = 8192
     a, b = torch.randn(2**28, device=DEVICE), torch.empty(2**28, device=DEVICE)
     found = {
@@ -253,13 +264,15 @@ def ceilings():
 
 
 def floor_seconds(H, B, T, flop_per_s, bytes_per_s):
-    "Least time of a training pass: twice the longer of 10 H² FLOP a byte and 5 H² weights; then the weight gradients."
+    """Least time of a training pass: twice the longer of 10 H² FLOP a byte and 5 H² weights;
+    then the weight gradients."""
     step = max(10 * H**2 * B / flop_per_s, 2 * 5 * H**2 / bytes_per_s)
     return T * (2 * step + 10 * H**2 * B / flop_per_s)
 
 
 def make_pass(H, B, T, precision):
-    "One training pass of the recurrence: byte tables, fp32 weights that want gradients, a gradient from above."
+    """One training pass of the recurrence: byte tables, fp32 weights that want gradients, a
+    gradient from above."""
     torch.manual_seed(0)
     sizes = [(256, 4 * H), (256, H), (H, 4 * H), (H, H)]
     tensors = [(torch.randn(size, device=DEVICE) / H**0.5).requires_grad_() for size in sizes]
@@ -267,7 +280,7 @@ def make_pass(H, B, T, precision):
     above_TBH = torch.randn(T, B, H, device=DEVICE) / T
 
     def once(use_graphs):
-        gpu_kernels.plans.use_graphs = use_graphs
+        gpu_graphs.loop_pool.use_graphs = use_graphs
         h_TBH, c_BH = recurrence(*tensors, zero_BH, zero_BH, ids_TB, None, precision)
         return torch.autograd.grad(h_TBH, tensors, above_TBH.to(h_TBH.dtype))
 
@@ -275,7 +288,8 @@ def make_pass(H, B, T, precision):
 
 
 def make_naive(H, B, T, precision):
-    "The plain loop of the archived projects: autograd over every operation, all in half precision, inputs in the loop."
+    """The plain loop of the archived projects: autograd over every operation, all in half
+    precision, inputs in the loop."""
     dtype, E = storage_dtype(precision, torch.zeros(())), 64
     torch.manual_seed(0)
     sizes = dict(w_x=(E, 4 * H), w_h=(H, 4 * H), w_mx=(E, H), w_mh=(H, H))
@@ -311,7 +325,7 @@ def measure_size(H, B, T, precision, ceiling, rounds):
         if name == "graphs":
             peak = torch.cuda.max_memory_allocated()
     torch.cuda.synchronize()
-    if not any(plan.graphs for plan in gpu_kernels.plans.idle):
+    if not any(loops.graphs for loops in gpu_graphs.loop_pool.idle):
         raise RuntimeError("no graph was recorded")
     times = {name: [] for name in candidates}
     for _ in range(rounds):
@@ -330,7 +344,8 @@ def measure_size(H, B, T, precision, ceiling, rounds):
 
 
 def section_speed(report, save, sizes, T, rounds):
-    "Bytes a second of a training pass of the recurrence alone, beside the floor from ceilings measured here."
+    """Bytes a second of a training pass of the recurrence alone, beside the floor from
+    ceilings measured here."""
     ceiling = report["ceilings"] = ceilings()
     save()
     print(f"\nCeilings: {ceiling['copy_bytes_per_s'] / 1e12:.2f} TB/s copied", end="")
@@ -338,7 +353,8 @@ def section_speed(report, save, sizes, T, rounds):
         "".join(f", {p} {ceiling[p + '_flop_per_s'] / 1e12:.0f} TFLOP/s" for p in ("bf16", "fp16"))
     )
     print(
-        f"\nTraining pass of the recurrence (forward, backward, weight gradients): thousand bytes/s, T = {T}, "
+        f"\nTraining pass of the recurrence (forward, backward, weight gradients): thousand "
+        f"bytes/s, T = {T}, "
         f"median of {rounds}"
     )
     print(
@@ -356,8 +372,8 @@ def section_speed(report, save, sizes, T, rounds):
             row = {"H": H, "B": B, "T": T, "precision": precision, "error": "out of memory"}
         except RuntimeError as e:
             row = {"H": H, "B": B, "T": T, "precision": precision, "error": str(e).splitlines()[0]}
-        gpu_kernels.plans.idle.clear()
-        gpu_kernels.plans.recent.clear()
+        gpu_graphs.loop_pool.idle.clear()
+        gpu_graphs.loop_pool.recent.clear()
         torch.cuda.empty_cache()
         rows.append(row)
         save()
@@ -370,11 +386,12 @@ def section_speed(report, save, sizes, T, rounds):
         spread = f"{row['graphs']['low'] / 1e3:.0f} – {row['graphs']['high'] / 1e3:.0f}"
         naive = f"{k['naive']:7.0f}" if "naive" in k else f"{'':7}"
         print(
-            f"{H:5} {B:4} {precision:5} {row['floor'] / 1e3:7.0f} {k['graphs']:7.0f} {row['share']:6.2f} {spread:>13} "
+            f"{H:5} {B:4} {precision:5} {row['floor'] / 1e3:7.0f} {k['graphs']:7.0f} "
+            f"{row['share']:6.2f} {spread:>13} "
             f"{k['eager']:7.0f} {naive} {row['peak_GB']:6.1f}",
             flush=True,
         )
-    gpu_kernels.plans.use_graphs = True
+    gpu_graphs.loop_pool.use_graphs = True
     return all("error" not in row or row["error"] == "out of memory" for row in rows)
 
 
@@ -394,17 +411,18 @@ def section_leg(report, save, args, ceiling):
         Validate,
     )
     from sentiment_kit.training.config import TrainConfig
+    from sentiment_kit.training.step import take_step
     from sentiment_kit.training.trainer import Stopped, Trainer, train
 
     class StopAfter(Callback):
-        "Raise the stop flag when the time is over; before SaveCheckpoint, so that this very step is saved."
+        "Ask to stop when the time is over; before SaveCheckpoint, so that this very step is saved."
 
         def on_start(self, trainer):
             self.end = time.monotonic() + 60 * args.minutes
 
         def on_step(self, trainer):
             if time.monotonic() > self.end:
-                trainer.stop = f"stopped after {args.minutes:g} minutes"
+                trainer.ask_to_stop(f"stopped after {args.minutes:g} minutes")
 
     out = args.out / "leg"
     if args.corpus:
@@ -432,11 +450,11 @@ def section_leg(report, save, args, ceiling):
     ):  # a small text is read as often as the time allows: measure a few steps first
         trial = Trainer(config, callbacks=[])
         trial.loader = ShardLoader(corpus, "train", lanes, config.seq_len, config.reset)
-        took = [trial.step_on(batch)["took"] for _ in range(6) for batch in trial.loader]
+        took = [take_step(trial, batch).seconds for _ in range(6) for batch in trial.loader]
         per_epoch = statistics.median(took[len(took) // 2 :]) * trial.loader.steps_per_epoch
         config.epochs = max(1, int(0.8 * 60 * args.minutes / per_epoch))
         del trial
-        gpu_kernels.plans.idle.clear()
+        gpu_graphs.loop_pool.idle.clear()
     print(
         f"\nTraining leg: H = {args.hidden}, {lanes} lanes, bf16, {config.epochs} epochs, "
         f"at most {args.minutes:g} minutes\n"
@@ -483,7 +501,8 @@ def section_leg(report, save, args, ceiling):
     report["leg"] = leg
     save()
     print(
-        f"\n{leg['steps']} steps, {leg['bytes'] / 1e6:.1f} MB, {rate:,.0f} bytes/s of whole training steps",
+        f"\n{leg['steps']} steps, {leg['bytes'] / 1e6:.1f} MB, {rate:,.0f} bytes/s of whole "
+        f"training steps",
         end="",
     )
     print(

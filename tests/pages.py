@@ -1,7 +1,7 @@
-"""`make docs`: the notebooks, as they were last executed, as static pages in out/docs, complete without a network.
+"""`make docs`: the notebooks, as last executed, as static pages in out/docs, without a network.
 
-python tests/pages.py [out/RUN …]: with the executed notebooks of these runs. Plotly is there once, for all pages;
-equations are turned into MathML, which browsers draw themselves.
+python tests/pages.py [out/RUN …]: with the executed notebooks of these runs. Plotly is there once,
+for all pages; equations are turned into MathML, which browsers draw themselves.
 """
 
 import os
@@ -25,7 +25,13 @@ from sync import ROOT, notebooks
 from sentiment_kit.data.files import publish_folder
 
 NBS, OUT = ROOT / "nbs", ROOT / "out" / "docs"
-FOLDERS = {"tour": "Tour", "lib": "Library", "runs": "Run notebooks"}
+STAGES = ("data", "model", "training", "transfer", "evidence", "looking")
+SECTIONS = {
+    "pages": "About",
+    "tour": "Tour",
+}  # folder of nbs/ and heading, in the navigation's order
+SECTIONS |= {f"lib/{stage}": f"Library: {stage}" for stage in STAGES}
+SECTIONS |= {"lib": "Library: above and below", "runs": "Run notebooks"}
 PLOTLY = "application/vnd.plotly.v1+json"
 PAGE = """{%- extends 'lab/base.html.j2' -%}
 {%- block header -%}
@@ -39,14 +45,16 @@ PAGE = """{%- extends 'lab/base.html.j2' -%}
 {% if resources.plotly %}<script src="{{ resources.up }}plotly.min.js"></script>{% endif %}
 </head>
 {%- endblock -%}
-{%- block body_header -%}<body><nav aria-label="Pages">{{ resources.nav }}</nav><main>{%- endblock -%}
+{%- block body_header -%}
+<body><nav aria-label="Pages">{{ resources.nav }}</nav><main>
+{%- endblock -%}
 {%- block body_footer -%}</main></body>{%- endblock -%}
 {%- block footer -%}</html>{%- endblock -%}
 """
 
 
 class Renderer(IPythonRenderer):
-    "Markdown with equations as MathML. A link to a notebook leads to its page, one to another file to a copy."
+    "Markdown with equations as MathML; links to notebooks lead to pages, those to files to copies."
 
     def __init__(self, page: Path, site: Path):
         super().__init__(escape=False, anchor_link_text="¶")
@@ -73,6 +81,8 @@ class Renderer(IPythonRenderer):
             return url
         name, mark, anchor = url.partition("#")
         source = (NBS / self.page.parent / name).resolve()
+        if source.is_dir() and any(source.glob("*.ipynb")):
+            source = min(source.glob("*.ipynb"))  # a stage: its first room
         place = source.relative_to(NBS) if source.is_relative_to(NBS) else Path(source.name)
         if source.suffix == ".ipynb" or source.is_dir():
             place = place.with_suffix(".html")
@@ -94,7 +104,7 @@ def listing(folder: Path) -> nbformat.NotebookNode:
 
 
 def prepare(notebook: nbformat.NotebookNode) -> bool:
-    "Without nbdev's directives and machine paths, exported cells tagged, figures as HTML. Are there any?"
+    "Drop directives and machine paths, tag exported cells, turn figures into HTML. Are there any?"
     numbers = count()
     notebook.cells = [
         cell for cell in notebook.cells if not cell.source.startswith(("#| default_exp", "#| hide"))
@@ -127,7 +137,7 @@ def navigation(pages: list[Path], here: Path) -> str:
     for page in pages:
         if page.parent != folder:
             folder = page.parent
-            lines.append(f"<h2>{FOLDERS.get(folder.name, f'run {folder.name}')}</h2>")
+            lines.append(f"<h2>{SECTIONS.get(folder.as_posix(), f'run {folder.name}')}</h2>")
         current = ' aria-current="page"' if page == here else ""
         lines.append(f'<a href="{os.path.relpath(page, here.parent)}"{current}>{page.stem}</a>')
     return "\n".join([*lines, "<p>Code with such an edge is exported to the package.</p>"])
@@ -138,8 +148,9 @@ def read_notebooks(runs: list[Path]) -> dict[Path, nbformat.NotebookNode]:
     found = {Path("index.html"): NBS / "index.ipynb"}
     found |= {
         path.relative_to(NBS).with_suffix(".html"): path
-        for folder in FOLDERS
+        for folder in SECTIONS
         for path in notebooks(folder)
+        if path.parent == NBS / folder
     }
     found |= {
         Path(run.name, f"{path.stem}.html"): path
@@ -173,7 +184,7 @@ def build(site: Path, runs: list[Path] = ()) -> list[Path]:
         html, _ = exporter.from_notebook_node(
             notebook, shown | dict(nav=navigation([*pages], page))
         )
-        (site / page).parent.mkdir(exist_ok=True)
+        (site / page).parent.mkdir(parents=True, exist_ok=True)
         (site / page).write_text(html, encoding="utf-8")
     colours = [
         HtmlFormatter(style=style).get_style_defs(".highlight")

@@ -1,6 +1,8 @@
-"""The README's pictures, made anew by `make refresh RUN=out/…`: from a finished run its loss, the values of its best
-unit on the test texts, and two reviews of the embedded sample in that unit's colours; from a benchmark (`make bench`)
-the bars of its training steps; from a run of 64_loss_gap or 66_model_size the figure in its executed notebook.
+"""The README's pictures, made anew by `make refresh RUN=out/…`.
+
+From a finished run: its loss, the values of its best unit on the test texts, and two reviews of the
+embedded sample in that unit's colours. From a benchmark (`make bench`): the bars of its training
+steps. From a run of 64_loss_gap or 66_model_size: the figure in its executed notebook.
 
 Needs Chromium (Debian: apt-get install chromium; elsewhere name it in the variable CHROMIUM).
 """
@@ -65,7 +67,8 @@ def draw_run(run: Path) -> None:
     )
     test = load_splits(asked["given"], asked["text_key"], asked["label_key"])["test"]
     X_NU = cached_features(ByteFeaturizer(model, **how), test.texts, run / "features")
-    title = f"Unit {unit} on {len(test.texts):,} test texts, {neuron['accuracy']['test']['value']:.1%} on the right side"
+    right = neuron["accuracy"]["test"]["value"]
+    title = f"Unit {unit} on {len(test.texts):,} test texts, {right:.1%} on the right side"
     draw(unit_histogram(X_NU[:, unit], test.labels, neuron["threshold"], title), "neuron.png")
 
     test, panes = load_dataset("samples")["test"], []

@@ -22,8 +22,8 @@ class Poison(Callback):
         self.rank, self.at = rank, step
 
     def on_step(self, trainer):
-        if trainer.world.rank == self.rank and trainer.step >= self.at:
-            trainer.state.c_LBH.fill_(float("nan"))
+        if trainer.world.rank == self.rank and trainer.run.step >= self.at:
+            trainer.run.state.c_LBH.fill_(float("nan"))
 
 
 def train_poisoned(config: dict, rank: int, step: int) -> dict:

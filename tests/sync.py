@@ -1,4 +1,4 @@
-"""What `make sync` writes and test_export.py compares: the package and the README, both made from the notebooks."""
+"""What `make sync` writes and test_export.py compares: the package and the README."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def modules() -> list[Path]:
 
 
 def drop_live_widgets() -> None:
-    "Keep the static picture of a stored widget; drop its state, and the live view that needs a kernel."
+    "Keep the static picture of a stored widget; drop its state and its live view."
     for path in notebooks():
         notebook = json.loads(path.read_text(encoding="utf-8"))
         outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]

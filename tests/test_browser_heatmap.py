@@ -1,4 +1,4 @@
-"""The heatmap in a real JupyterLab: every control used, and after each both the page and Python are asked."""
+"""The heatmap in a real JupyterLab: every control used, then both the page and Python are asked."""
 
 import json
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from browser import ROOT, Tab, open_lab
 from hostile import HOSTILE
 
 from sentiment_kit.data.text import encode
-from sentiment_kit.looking.heatmap import number
+from sentiment_kit.figures import number
 from sentiment_kit.looking.heatmap_widget import HeatmapView
-from sentiment_kit.looking.marks import lay_out
+from sentiment_kit.looking.marks import marks_of
 
 pytestmark = pytest.mark.slow
 
@@ -65,10 +65,11 @@ def states(lab, text, unit):
 
 def test_every_control(lab):
     text = "It broke. Café 👩‍🚀!"
-    make = "widget = HeatmapWidget(model, {!r}, [3, 17], weight_U=rng.normal(size=48), stars_U=rng.uniform(-1, 1, 48))"
+    known = "weight_U=rng.normal(size=48), stars_U=rng.uniform(-1, 1, 48)"
+    make = "widget = HeatmapWidget(model, {!r}, [3, 17], " + known + ")"
     page = lab.run([START, make.format(text), "widget"])
     widget, encoded = heatmap(page), encode(text)
-    view, marks = widget.locator(".skh-view"), lay_out(encoded)
+    view, marks = widget.locator(".skh-view"), marks_of(encoded)
     assert view.evaluate(ROWS) == "".join(mark.shown for mark in marks)
 
     c_T = states(lab, text, 3)
@@ -145,7 +146,8 @@ def test_every_control(lab):
     view.locator(f"[data-g='{g}']").click()  # top units of a character
     assert lab.wait("widget.top.get('stop')") == marks[g].stop
     change_U = lab.python(
-        f"(lambda c: (c[{marks[g].stop - 1}] - c[{marks[g - 1].stop - 1}]).tolist())(record_states(model, {text!r}))"
+        f"(lambda c: (c[{marks[g].stop - 1}] - c[{marks[g - 1].stop - 1}]).tolist())"
+        f"(record_states(model, {text!r}))"
     )
     moved = int(np.argmax(np.abs(change_U)))
     button = widget.locator(".skh-tops button").first
@@ -160,7 +162,8 @@ def test_every_control(lab):
     view.locator(f"[data-g='{g}']").hover()
     wrote, survives, left = told(widget)[f"unit {moved}"]
     entries = lab.python(
-        f"(lambda l: [l.write_T.tolist(), l.contribution_T.tolist()])(write_ledger(model, {text!r}, {moved}))"
+        "(lambda l: [l.write_T.tolist(), l.contribution_T.tolist()])"
+        f"(write_ledger(model, {text!r}, {moved}))"
     )
     written, kept = [sum(entry[marks[g - 1].stop : marks[g].stop]) for entry in entries]
     assert (wrote, left) == (
@@ -245,9 +248,12 @@ def test_keys_move_in_the_text_and_stay_in_the_widget(lab):
 def test_models_and_texts_side_by_side_and_several_widgets(lab):
     cells = [
         START,
-        "two = HeatmapWidget([model, fresh(1)], 'The same words.', [[3, 5], 7], names=['first', 'second'])\ntwo",
-        "texts = HeatmapWidget(model, ['It works.', 'It never worked, sadly.'], [3], names=['good', 'bad'])\ntexts",
-        "view = HeatmapView()\nview.show([('live', b'so', np.array([[1.0, -2.0]]))], units=['surprise'])\nview",
+        "two = HeatmapWidget([model, fresh(1)], 'The same words.', [[3, 5], 7], "
+        "names=['first', 'second'])\ntwo",
+        "texts = HeatmapWidget(model, ['It works.', 'It never worked, sadly.'], [3], "
+        "names=['good', 'bad'])\ntexts",
+        "view = HeatmapView()\n"
+        "view.show([('live', b'so', np.array([[1.0, -2.0]]))], units=['surprise'])\nview",
     ]
     page = lab.run(cells)
     two, texts, view = (heatmap(page, n) for n in range(3))
@@ -255,7 +261,8 @@ def test_models_and_texts_side_by_side_and_several_widgets(lab):
     two.locator(".skh-view").first.locator("[data-g='5']").hover()
     assert list(told(two)) == ["unit 3 / 5, first", "unit 3 / 5, second"]
     values = lab.python(
-        "[np.frombuffer(p['values'], '<f4').reshape(2, -1)[0].tolist() for p in two.picture['panes']]"
+        "[np.frombuffer(p['values'], '<f4').reshape(2, -1)[0].tolist() "
+        "for p in two.picture['panes']]"
     )
     assert [cells[0] for cells in told(two).values()] == [number(v[5]) for v in values]
     scale = max(np.abs(v).max() for v in values)  # one for both
@@ -307,7 +314,8 @@ def test_accessibility(lab):
     page = lab.run(
         [
             START,
-            "widget = HeatmapWidget(model, ['It broke. ' * 40, 'Fine.'], [3, 17], weight_U=np.arange(48))",
+            "widget = HeatmapWidget(model, ['It broke. ' * 40, 'Fine.'], [3, 17], "
+            "weight_U=np.arange(48))",
             "widget",
         ]
     )
@@ -323,7 +331,7 @@ def test_accessibility(lab):
 
 
 def drawn(text):
-    return "".join(mark.shown for mark in lay_out(encode(text)))
+    return "".join(mark.shown for mark in marks_of(encode(text)))
 
 
 def check_innocent(page, view, text, skeleton):
@@ -357,7 +365,8 @@ def test_hostile_texts_change_nothing_but_the_picture(lab, tmp_path):
         view.locator(".skh-mark").last.hover()
         assert lab.python("widget.error") == "", name
     lab.python(
-        f"widget.show([({HOSTILE['script']!r}, b'x', np.ones((1, 1)))], units=[{HOSTILE['image']!r}])"
+        f"widget.show([({HOSTILE['script']!r}, b'x', np.ones((1, 1)))], "
+        f"units=[{HOSTILE['image']!r}])"
     )
     page.wait_for_function("document.querySelector('.skh-title')")
     assert heatmap(page).locator(".skh-title").inner_text() == HOSTILE["script"]
@@ -468,13 +477,15 @@ def test_hostile_texts_in_a_saved_file(lab, tmp_path):
 
 
 STAMP = """
-window.painted = () => new Promise(done => requestAnimationFrame(() => setTimeout(() => done(performance.now()))));
+window.painted = () => new Promise(done =>
+    requestAnimationFrame(() => setTimeout(() => done(performance.now()))));
 window.stamps = [];
 """
 SWITCH = """async ([opener, unit]) => {
     const root = document.querySelector('.jp-OutputArea .skh');
     root.querySelector(`[data-control="${opener}"]`).click();
-    const option = [...root.querySelectorAll('[role=option]')].find(x => x.textContent.startsWith(`unit ${unit}`));
+    const options = [...root.querySelectorAll('[role=option]')];
+    const option = options.find(x => x.textContent.startsWith(`unit ${unit}`));
     const marks = [...root.querySelectorAll('.skh-mark')];
     const colours = () => marks.map(span => span.style.backgroundColor).join();
     const before = colours(), start = performance.now();
@@ -483,21 +494,26 @@ SWITCH = """async ([opener, unit]) => {
     return [end - start, colours() !== before];
 }"""
 KEY = """() => {
-    const box = document.querySelector('.jp-OutputArea textarea'), view = document.querySelector('.skh-view');
+    const box = document.querySelector('.jp-OutputArea textarea');
+    const view = document.querySelector('.skh-view');
     box.focus();
     box.setSelectionRange(box.value.length - 3, box.value.length - 3);
     let start;
     box.addEventListener('keydown', () => { start = performance.now(); }, true);
-    new MutationObserver(() => painted().then(end => { if (start) stamps.push(end - start); start = 0; })).observe(
+    new MutationObserver(() => painted().then(end => {
+        if (start) stamps.push(end - start);
+        start = 0;
+    })).observe(
         view, { childList: true, subtree: true });
 }"""
 
 
 def report(name, times, limit):
-    "Prints what was measured; the limit is for the quicker quarter, for other work on the machine only adds."
+    "Prints what was measured; the limit is for the quicker quarter: other work only adds."
     low, middle, high = np.quantile(times, [0.25, 0.5, 1])
     print(
-        f"{name}: quarter {low:.0f} ms, median {middle:.0f} ms, longest {high:.0f} ms (limit {limit})"
+        f"{name}: quarter {low:.0f} ms, median {middle:.0f} ms, "
+        f"longest {high:.0f} ms (limit {limit})"
     )
     assert low <= limit, name
 
@@ -519,7 +535,8 @@ FIRST = """() => {
 
 @pytest.mark.parametrize("size", [2_000, 100_000])
 def test_unit_switch_and_first_paint(lab, size):
-    show = "view = HeatmapView()\nasked.append(time.time())\nview.show([('', text, values)], units=range(8))\nview"
+    show = "view = HeatmapView()\nasked.append(time.time())\n"
+    show += "view.show([('', text, values)], units=range(8))\nview"
     sentence = "It broke after a week, but the seller was kind. "
     cells = [
         START,
@@ -549,7 +566,8 @@ def test_unit_switch_and_first_paint(lab, size):
 
 
 def test_keystroke_to_recolour(lab):
-    make = "widget = HeatmapWidget(fresh(0, 512), ('It broke after a week, but he was kind. ' * 13)[:500], range(8))"
+    text = "('It broke after a week, but he was kind. ' * 13)[:500]"
+    make = f"widget = HeatmapWidget(fresh(0, 512), {text}, range(8))"
     lab.page.evaluate(STAMP)
     page = lab.run([START, make, "widget"])
     page.wait_for_selector(".skh-row")

@@ -1,4 +1,4 @@
-"""The loss explorer in a real JupyterLab: what is on the page, what the kernel knows, and how long it takes."""
+"""The loss explorer in a real JupyterLab: page, kernel, and how long it takes."""
 
 import json
 import statistics
@@ -12,9 +12,11 @@ from sentiment_kit.looking.loss_curves import plot_losses
 from sentiment_kit.looking.loss_explorer import losses_page
 
 pytestmark = pytest.mark.slow
-START = "from sentiment_kit.looking.loss_explorer import LossExplorer\nexplorer = LossExplorer({}, every=0.2, {})"
+START = "from sentiment_kit.looking.loss_explorer import LossExplorer\n"
+START += "explorer = LossExplorer({}, every=0.2, {})"
 PLOT = "document.querySelector('.losses .js-plotly-plot')"
-DRAWN = "() => [...document.querySelectorAll('.losses .js-plotly-plot')].some(plot => plot.data?.length)"
+DRAWN = """() => [...document.querySelectorAll('.losses .js-plotly-plot')].some(
+    plot => plot.data?.length)"""
 # Milliseconds from a choice of points to smooth over to the frame that says it, in window.smoothed.
 SMOOTHED = """() => {
     window.smoothed = [];
@@ -33,7 +35,8 @@ HOVER = """() => {
     window.hovers = [];
     let moved = 0;
     plot.addEventListener('mousemove', () => { moved = performance.now(); }, true);
-    plot.on('plotly_hover', () => requestAnimationFrame(() => window.hovers.push(performance.now() - moved)));
+    plot.on('plotly_hover', () => requestAnimationFrame(() =>
+        window.hovers.push(performance.now() - moved)));
 }"""
 
 

@@ -1,4 +1,4 @@
-"""Both panels in a real JupyterLab: clicked, typed into, stopped; page and kernel agree, nothing else is disturbed."""
+"""Both panels in a real JupyterLab: clicked, typed into, stopped; page and kernel agree."""
 
 import pytest
 from browser import open_lab
@@ -33,7 +33,9 @@ panel
 
 BUSY = """() => {
     window.done = null;
-    kernel.requestExecute({ code: 'while True: pass' }).done.then(reply => { window.done = reply.content; });
+    kernel.requestExecute({ code: 'while True: pass' }).done.then(reply => {
+        window.done = reply.content;
+    });
 }"""
 
 
@@ -67,7 +69,8 @@ def test_neuron_map(lab):
     page.wait_for_timeout(500)
     assert "12" in shown.locator("table td").first.inner_text()
     assert shown.locator("table td").nth(1).inner_text() in lab.python("panel.numbers.value")
-    bars = "el => [...el.querySelectorAll('.js-plotly-plot')].map(p => p.data.map(d => d.y.reduce((a, b) => a + b)))"
+    bars = """el => [...el.querySelectorAll('.js-plotly-plot')].map(
+        p => p.data.map(d => d.y.reduce((a, b) => a + b)))"""
     assert sum(shown.evaluate(bars)[0]) == lab.python("len(data['test'].texts)")
     shown.get_by_label("in order of").select_option("number")
     shown.get_by_role("button", name="previous").click()
@@ -132,7 +135,8 @@ def test_a_mistake_and_hostile_prompts(lab):
         shown.get_by_label("prompt").press("Tab")
         shown.get_by_role("button", name="write").click()
         lab.wait(
-            f"panel.pair and panel.pair.start > 3 and {text[:5]!r} in panel.pair.encoded[0].decode('utf-8', 'replace')"
+            f"panel.pair and panel.pair.start > 3 and {text[:5]!r} in "
+            "panel.pair.encoded[0].decode('utf-8', 'replace')"
         )
         lab.wait("panel._turn is None")
     quiet(lab)

@@ -1,4 +1,4 @@
-"""What a run needs and the best it could do: counts against real models, floors against the published figures, fits."""
+"""Plans: counts against real models, floors against published figures, what fits."""
 
 import json
 import time
@@ -16,9 +16,6 @@ from sentiment_kit.model.loss import cross_entropy
 from sentiment_kit.model.recurrence import run_forward
 from sentiment_kit.training import budget
 from sentiment_kit.training.budget import (
-    count_flops,
-    count_memory,
-    count_parameters,
     data_parallel,
     floor_seconds,
     largest_batch,
@@ -26,6 +23,7 @@ from sentiment_kit.training.budget import (
 )
 from sentiment_kit.training.ceilings import CARDS, Ceilings, card_ceilings, measure_ceilings
 from sentiment_kit.training.config import TrainConfig
+from sentiment_kit.training.counts import count_flops, count_memory, count_parameters
 
 CONFIGS = [
     LanguageModelConfig(),

@@ -22,22 +22,21 @@ import torch
 from sentiment_kit.data.files import KitError, read_json, write_json
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.mlstm import MLSTMState
-from sentiment_kit.training import checkpoint
+from sentiment_kit.training import checkpoint, checkpoint_writer, run_lock
 from sentiment_kit.training.checkpoint import (
-    CheckpointWriter,
     clear_leftovers,
     find_damage,
     find_model,
     latest_checkpoint,
     load_checkpoint,
     optimizer_tensors,
-    prune_checkpoints,
     save_checkpoint,
     step_folder,
     take_snapshot,
     verify_checkpoint,
     write_snapshot,
 )
+from sentiment_kit.training.checkpoint_writer import CheckpointWriter, prune_checkpoints
 
 TINY = LanguageModelConfig(hidden_size=16, embed_size=8)
 FORKS = multiprocessing.get_context(
@@ -249,7 +248,7 @@ def test_one_write_at_a_time_in_one_snapshots_memory(tmp_path, monkeypatch):
         running.pop()
         return real(*args)
 
-    monkeypatch.setattr(checkpoint, "write_snapshot", slow)
+    monkeypatch.setattr(checkpoint_writer, "write_snapshot", slow)
     assert writer.save(*run, {"step": 1}) is None
     memory = writer.snapshot.tensors["model"]["head.bias"].data_ptr()
     assert writer.poll() is None  # still writing, and says so at once
@@ -328,7 +327,7 @@ def test_a_disk_full_at_any_moment_changes_nothing(tmp_path, monkeypatch, module
 
 
 def save_under_limits(folder, limits):
-    "Steps 2, 3, … each with a file size limit; exits with the number of those that were refused in a sentence."
+    "Steps 2, 3, … each with a file size limit; exits with the number refused in a sentence."
     run, refused = make_run(), 0
     writer = CheckpointWriter(folder, keep=99)
     for step, limit in enumerate(limits, 2):
@@ -418,7 +417,7 @@ def test_a_folder_one_may_not_write_to_is_said_at_the_next_call(tmp_path):
 
 
 def save_for_ever(folder):
-    "Checkpoints without a pause, each full of its own step; everything changes while the one before is written."
+    "Checkpoints without a pause, each full of its own step; all changes while one is written."
     run, writer, newest = make_run(), CheckpointWriter(folder, keep=2), latest_checkpoint(folder)
     step = int(newest.name[5:]) if newest else 0
     while True:
@@ -466,7 +465,7 @@ def test_killed_while_it_writes_many_times(tmp_path, request, capsys):
 
 
 def claim_for_ever(run, ready):
-    with checkpoint.claim_run(run):
+    with run_lock.claim_run(run):
         ready.set()
         time.sleep(60)
 
@@ -478,11 +477,11 @@ def test_a_run_is_one_trainers_until_it_dies(tmp_path, capsys):
     assert ready.wait(30)
     with (
         pytest.raises(KitError, match="another process trains in .*run; stop it"),
-        checkpoint.claim_run(run, 0.05),
+        run_lock.claim_run(run, 0.05),
     ):
         pass
     threading.Timer(0.3, process.kill).start()
-    with checkpoint.claim_run(run, 30.0):  # waits for it
+    with run_lock.claim_run(run, 30.0):  # waits for it
         assert not process.is_alive() or process.join(1) is None
     assert capsys.readouterr().out.count("waiting for the process") == 1
 
@@ -492,8 +491,8 @@ def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     (tmp_path / ".step-000000001.unknown").mkdir()
-    monkeypatch.setattr(checkpoint.fcntl, "flock", none_here)
-    with checkpoint.claim_run(tmp_path, 0.0), checkpoint.claim_run(tmp_path, 0.0):
+    monkeypatch.setattr(run_lock.fcntl, "flock", none_here)
+    with run_lock.claim_run(tmp_path, 0.0), run_lock.claim_run(tmp_path, 0.0):
         clear_leftovers(tmp_path)
     assert list(tmp_path.iterdir())
 

@@ -1,18 +1,22 @@
 """The contract of the command line: 0, or one line on stderr that names file and remedy, and 2."""
 
+import inspect
 import json
 import re
 import subprocess
 import sys
 import time
+from dataclasses import MISSING
+from importlib import import_module
 
 import numpy as np
 import pytest
-from sync import SCRIPTS
+from sync import ROOT, SCRIPTS
 
 from sentiment_kit.cli import COMMANDS, main
 from sentiment_kit.data.datasets import SAMPLES
 from sentiment_kit.data.files import KitError
+from sentiment_kit.options import arguments
 from sentiment_kit.recipes import as_default, plan_run, read_recipe
 
 SAMPLE_OPTIONS = "--counts 1 1 1 --text-key text --stars-key stars --split-key split".split()
@@ -51,9 +55,8 @@ def test_help_of_every_command(command, capsys):
 
 
 def test_help_does_not_wait_for_torch():
-    words = [
-        [command, "--help"] for command in COMMANDS if command not in ("train", "finetune")
-    ]  # they take a library config
+    configs = ("train", "finetune")  # their options are a config of the library
+    words = [[command, "--help"] for command in COMMANDS if command not in configs]
     lines = [
         "import sys",
         "from sentiment_kit.cli import main",
@@ -64,6 +67,22 @@ def test_help_does_not_wait_for_torch():
         subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True).returncode
         == 0
     )
+
+
+def test_an_option_read_from_the_source_is_the_one_that_python_knows():
+    "Default for default, every option that `options_of` takes from the library."
+    calls = []
+    for module in ("model_commands", "text_commands"):
+        source = (ROOT / "sentiment_kit" / f"{module}.py").read_text(encoding="utf-8")
+        calls += re.findall(r'options_of\("([\w.]+)", "([\w ]+)"\)', source)
+    assert len(calls) >= 8
+    for function, names in calls:
+        module, _, name = function.rpartition(".")
+        signature = inspect.signature(getattr(import_module(f"sentiment_kit.{module}"), name))
+        for wanted, argument in arguments(function, names).items():
+            default = signature.parameters[wanted].default
+            absent = default is inspect.Parameter.empty
+            assert argument.default is MISSING if absent else argument.default == default
 
 
 def test_console_script():
@@ -180,8 +199,8 @@ def test_bad_wishes_for_text_are_refused(here, capsys):
 
 
 def test_a_plan_for_a_card_needs_no_card(capsys):
-    words = "plan --hidden-size 8192 --device H100 --precision bf16 --global-batch 1024 --n-gpus 8 --corpus-gb 38"
-    assert main(words.split()) == 0
+    size = "--hidden-size 8192 --precision bf16 --global-batch 1024 --corpus-gb 38".split()
+    assert main(["plan", "--device", "H100", "--n-gpus", "8", *size]) == 0
     said = capsys.readouterr().out
     assert "H = 8192" in said and "8 x H100" in said and "epoch" in said
     assert "H100 80GB SXM" in refused(capsys, "plan", "--device", "abacus")

@@ -1,4 +1,5 @@
-"""Intervals, paired test and calibration against values by hand; stars; controls on features whose truth is known."""
+"""Intervals, paired test and calibration against values by hand; stars; controls on features whose
+truth is known."""
 
 import numpy as np
 import pytest
@@ -7,8 +8,9 @@ from scipy.stats import binom
 from sklearn.model_selection import train_test_split
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sentiment_kit.data.datasets import Texts
 from sentiment_kit.data.files import KitError
+from sentiment_kit.data.labelled import Texts
+from sentiment_kit.evidence.claims import choose_unit, take_away_order, unit_order
 from sentiment_kit.evidence.confidence import (
     bootstrap_interval,
     brier_score,
@@ -18,17 +20,8 @@ from sentiment_kit.evidence.confidence import (
     expected_calibration_error,
     mcnemar,
 )
-from sentiment_kit.evidence.controls import (
-    HeldStates,
-    choose_unit,
-    controls,
-    feature_controls,
-    mean_cells,
-    permutation_null,
-    take_away_order,
-    unit_order,
-    untrained_twin,
-)
+from sentiment_kit.evidence.controls import HeldStates, controls, mean_cells, untrained_twin
+from sentiment_kit.evidence.feature_controls import feature_controls, permutation_null
 from sentiment_kit.evidence.label_efficiency import (
     curve_figure,
     label_curves,
@@ -150,7 +143,7 @@ def test_bad_stars_get_one_sentence(stars, told):
 
 
 def planted(N=900, U=40, seed=0):
-    "Features in which unit 0, one like any other, has the opinion, and the others a trace of it between them."
+    "Features in which unit 0 has the opinion and the others a trace of it between them."
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 2, N)
     X = rng.normal(size=(N, U)).astype(np.float32)
@@ -176,7 +169,7 @@ def test_controls_tell_a_neuron_from_a_code():
 
 
 def test_the_null_repeats_the_choice_of_unit_and_sees_its_price():
-    "On 40 units and few validation texts, the best of them is well above chance there, and not on test."
+    "On 40 units and few validation texts, the best is above chance there, and not on test."
     rng = np.random.default_rng(0)
     X = {split: rng.normal(size=(n, 40)) for split, n in dict(train=60, valid=30, test=400).items()}
     y = {split: np.arange(len(X_NU)) % 2 for split, X_NU in X.items()}
@@ -282,7 +275,7 @@ def test_any_source_of_states_has_controls(data):
 
 
 def naive_held(model, encoded, clamp, state):
-    "One text, a byte at a time by the equations, all layers; cells of the top layer are put to their values."
+    "One text, a byte at a time by the equations; units of the top layer are put to their values."
     weights = [layer.effective() for layer in model.rnn.layers]
     h, c = ([torch.zeros(1, model.config.hidden_size) for _ in weights] for _ in range(2))
     trace = []
@@ -357,7 +350,7 @@ def test_a_twin_has_other_weights_and_takes_no_random_numbers(model):
 
 
 def test_the_chosen_unit_is_the_first_to_be_taken_away():
-    "Also where it has no weight: unit 3 is a weaker copy of unit 0, and a rule may name it all the same."
+    "Also where it has no weight: unit 3 is a weaker copy of unit 0, and a rule may name it."
     X, y = planted()
     for part in X.values():
         part[:, 3] = part[:, 0] ** 3

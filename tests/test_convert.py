@@ -1,4 +1,4 @@
-"Foreign weights mean here what they meant at home; a file that is not what it should be is refused, and nothing runs."
+"Foreign weights mean what they meant at home; what is not what it should be is refused."
 
 import os
 import warnings
@@ -47,7 +47,7 @@ def write_arrays(folder, arrays):
 
 
 def openai_forward(arrays, encoded):
-    "encoder.py of the archived repository, in NumPy: cell after the last byte, logits after every one."
+    "encoder.py of the archived repository, in NumPy: last cell, and logits after every byte."
     embed, wx, wmx, wmh, b, (gx, gh, gmx, gmh), out, out_b = (
         *(arrays[n] for n in (0, 1, 6, 7, 8)),
         arrays[9:13],

@@ -1,4 +1,4 @@
-"""Datasets, from a server on this machine that misbehaves as servers do; nothing here needs a network."""
+"""Datasets from a server on this machine that misbehaves as servers do: no network is needed."""
 
 import gzip
 import hashlib
@@ -19,17 +19,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sentiment_kit.data.archives import unpack
 from sentiment_kit.data.datasets import (
     DATASETS,
     SAMPLES,
     Dataset,
-    Texts,
     fetch_dataset,
     hold_out,
     load_dataset,
 )
-from sentiment_kit.data.downloads import download, unpack
+from sentiment_kit.data.downloads import download
 from sentiment_kit.data.files import KitError
+from sentiment_kit.data.labelled import Texts
 from sentiment_kit.data.reviews import read_reviews
 
 BODY = np.random.default_rng(0).bytes(200_000)
@@ -425,7 +426,7 @@ def test_an_old_python_refuses(tmp_path, monkeypatch):
 
 DIES = """
 import os, sys, tarfile
-from sentiment_kit.data.downloads import unpack
+from sentiment_kit.data.archives import unpack
 extract, calls = tarfile.TarFile.extract, []
 def counted(self, *args, **kwargs):
     calls.append(args)

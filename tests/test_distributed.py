@@ -41,7 +41,7 @@ def gradients_of(rank, dtype=torch.float32):
 
 
 def agree(state):
-    "Every collective against its meaning, computed alone; then the lanes, doubled lane by lane, put together again."
+    "Every collective against its meaning, computed alone; then doubled lanes, put together again."
     with join_world("cpu", timeout=60) as world:
         rank, size = world.rank, world.world_size
         every = [gradients_of(r) for r in range(size)]
@@ -120,7 +120,7 @@ def go_wrong(folder, how, timeout):
 
 
 def count_until_stopped(folder):
-    "What a trainer does: the signal only raises a flag, the flag is summed, all stop after the same step."
+    "What a trainer does: a signal raises a flag, flags are summed, all stop after the same step."
     stop = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     with join_world("cpu", timeout=60) as world:
@@ -455,8 +455,8 @@ def test_a_launcher_that_fails_shows_its_own_log_of_this_launch(tmp_path):
     )
     said = str(failure(tmp_path, tmp_path, {"launcher.log": len("an older launch\n")}, 1, 4, []))
     assert (
-        said
-        == "torchrun ended with status 1; its last lines:\n  many lines\n  RendezvousTimeoutError: nobody came"
+        said == "torchrun ended with status 1; its last lines:\n  many lines\n"
+        "  RendezvousTimeoutError: nobody came"
     )
 
 

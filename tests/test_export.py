@@ -1,10 +1,12 @@
-"""The package is what the notebooks say, and so is the README: nothing edited by hand, nothing left over."""
+"""The package and the README are what the notebooks say: nothing edited by hand or left over."""
 
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
+from pages import NBS, SECTIONS, Renderer, navigation, read_notebooks
 from sync import ROOT, SCRIPTS, default_exp, module_path, modules, notebooks, readme, stale_modules
 
 
@@ -42,6 +44,30 @@ def test_everything_exported_is_in_git():
     assert [path.name for path in made if str(path.relative_to(ROOT)) not in tracked] == [], (
         "git add them"
     )
+
+
+def test_every_notebook_has_a_page():
+    "And the sections of `make docs` stand in the order in which modules import each other."
+    made = list(read_notebooks([]))
+    found = {path.relative_to(NBS).with_suffix(".html") for path in notebooks()}
+    assert set(made) == found | {Path("runs/recipes.html")} and len(made) == len(set(made))
+    folders = list(dict.fromkeys(page.parent.as_posix() for page in made))
+    assert folders == [".", *(name for name in SECTIONS if any(notebooks(name)))]
+    here = Path("lib/data/10_text.html")
+    shown = navigation(made, here)
+    assert "<h2>Library: data</h2>" in shown and '<a href="../../tour/' in shown
+    assert shown.count("<h2>") == len(folders) - 1 and shown.count("aria-current") == 1
+
+
+def test_links_of_a_page_are_seen_from_its_folder(tmp_path):
+    renderer = Renderer(Path("pages/data.html"), tmp_path)
+    assert renderer.target("../lib/data/10_text.ipynb#x") == "../lib/data/10_text.html#x"
+    assert renderer.target("../lib/data") == "../lib/data/00_files.html"
+    assert renderer.target("../runs/recipes") == "../runs/recipes.html"
+    assert renderer.target("../images/gap.png") == "../images/gap.png"
+    assert (tmp_path / "images/gap.png").exists()
+    deep = Renderer(Path("lib/data/10_text.html"), tmp_path)
+    assert deep.target("../model/00_norms.ipynb") == "../model/00_norms.html"
 
 
 def test_readme_equals_the_index():

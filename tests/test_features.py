@@ -1,4 +1,4 @@
-"""Slot refill against one text at a time, the cache's key, and what a pipeline does to a frozen model."""
+"""Slot refill against one text at a time, the cache's key, and pipelines of a frozen model."""
 
 import numpy as np
 import pytest

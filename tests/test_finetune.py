@@ -1,4 +1,4 @@
-"""The classifier: gradients and masks against one text at a time, modes, folders, whole files, bad input."""
+"""The classifier: gradients against one text at a time, modes, folders, files, refusals."""
 
 import csv
 import json
@@ -21,16 +21,14 @@ from sentiment_kit.model.loss import cross_entropy
 from sentiment_kit.model.mlstm import MLSTMState
 from sentiment_kit.model.reading import ModelStates, encode_texts
 from sentiment_kit.transfer import bulk
-from sentiment_kit.transfer.bulk import classify_file, write_features
+from sentiment_kit.transfer.accuracy import best_threshold
+from sentiment_kit.transfer.bulk import classify_file
+from sentiment_kit.transfer.bulk_features import write_features
 from sentiment_kit.transfer.classifier import LabelLogits, TextClassifier
 from sentiment_kit.transfer.features import ByteFeaturizer
-from sentiment_kit.transfer.finetune import (
-    FinetuneConfig,
-    best_threshold,
-    last_cells,
-    length_batches,
-)
+from sentiment_kit.transfer.finetune import FinetuneConfig, length_batches
 from sentiment_kit.transfer.labels import load_texts
+from sentiment_kit.transfer.last_cells import last_cells
 from sentiment_kit.transfer.probe import SentimentProbe
 
 TEXTS = [
@@ -75,7 +73,7 @@ def classifier():
 
 
 def alone(model, text, max_bytes):
-    "The naive way: one unpadded text, its beginning without a gradient. Cell, sum of nats, targets."
+    "One unpadded text, its beginning without a gradient: cell, sum of nats, number of targets."
     state, head, tail = None, text[:-max_bytes], text[-max_bytes:]
     if head:
         with torch.no_grad():
@@ -112,7 +110,7 @@ def test_cells_loss_and_gradients_are_those_of_one_text_at_a_time(options, max_b
 
 
 def test_padding_and_the_byte_after_the_end_teach_nothing():
-    "Byte 0 pads, and no text holds it: as an input its row would have a gradient, as a target its logit a pull."
+    "Byte 0 pads, and no text holds it: as input its row would have a gradient, as target a pull."
     model = tiny()
     last_cells(model, encode_texts(["a", "much longer"], "openai"), 100, with_lm=True)[1].backward()
     assert model.embed.weight.grad[0].abs().max() == 0
@@ -337,10 +335,8 @@ def test_a_broken_off_run_ends_like_a_whole_one(classifier, two_files, tmp_path,
         "result_lines",
         lambda k, chunk, form: asked.append(chunk) or answer(k, chunk, form),
     )
-    part = (
-        tmp_path
-        / f"again.{form}.{bulk.job_digest(classifier, two_files, 'reviewText', '.' + form)[:12]}.part"
-    )
+    job = bulk.job_digest(classifier, two_files, "reviewText", "." + form)
+    part = bulk.part_path(tmp_path / f"again.{form}", job)
     for at in (0, 3, len(content) // 3, len(content) // 2, len(content) - 1, len(content)):
         asked.clear()
         part.write_bytes(content[:at])
@@ -437,7 +433,8 @@ def test_classify_survives_kills(classifier, tmp_path, request):
     whole = classify_file(
         TextClassifier.from_pretrained(tmp_path / "kept"), files, tmp_path / "whole.csv"
     )
-    code = "import sys; from sentiment_kit.transfer.bulk import *; from sentiment_kit.transfer.classifier import *; print('up', flush=True); "
+    code = "import sys; from sentiment_kit.transfer.bulk import *; "
+    code += "from sentiment_kit.transfer.classifier import *; print('up', flush=True); "
     code += "classify_file(TextClassifier.from_pretrained(sys.argv[1]), sys.argv[2], sys.argv[3])"
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""fp16: the loss scaler's states, exact skips, unscaling, master weights, the norm's kernel, a model that learns."""
+"""fp16: scaler states, exact skips, unscaling, master weights, the norm's kernel, learning."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 class ScalerStates(RuleBasedStateMachine):
-    "Any sequence of good steps, overflows and checkpoints, beside a scale that is counted in powers of two."
+    "Any sequence of good steps, overflows and checkpoints, beside a count in powers of two."
 
     def __init__(self):
         super().__init__()
@@ -224,7 +224,7 @@ def step_on(model, optimizer, scaler, ids_BT, spoil=1.0):
 
 @pytest.mark.parametrize("spoil", [INF, NAN, 1e9])
 def test_a_skipped_step_leaves_no_trace(spoil):
-    "Parameters, both moments and Adam's step count stay to the bit; the run goes on as if the batch had not been."
+    "Parameters, moments and step count stay to the bit; the run goes on as if without the batch."
     model = tiny("fp16")
     optimizer, scaler = torch.optim.Adam(model.parameters(), lr=0.01), DynamicLossScaler()
     step_on(model, optimizer, scaler, ids(4, 17))
@@ -245,8 +245,10 @@ def gradient_of(precision, scale, ids_BT):
 
 
 def test_gradients_underflow_without_a_scale_and_not_with_it():
-    """Measured on the recurrent matrix, as ‖fp16 − fp32‖ / ‖fp32‖ at 64 x 64 bytes. A mean over 32 times as many bytes
-    makes every gradient 32 times smaller, which is what a loss scale of 1/32 does."""
+    """Measured on the recurrent matrix, as ‖fp16 − fp32‖ / ‖fp32‖ at 64 x 64 bytes. A mean
+    over 32 times as many bytes makes every gradient 32 times smaller, which is what a loss
+    scale of 1/32 does.
+    """
     ids_BT = ids(64, 65)
     exact = gradient_of("fp32", 1.0, ids_BT)
     error = {
@@ -328,7 +330,7 @@ def train_with_masters(precision, device=None, windows=1, steps=40):
 
 @pytest.mark.parametrize("windows", [1, 2])
 def test_masters_train_like_fp32_within_rounding(windows):
-    "fp32 masters are the plain thing bit for bit; half precision ends near it, tied and frozen parameters included."
+    "fp32 masters are the plain thing bit for bit; half precision ends near it, tied or frozen."
     plain = Net()
     optimizer = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=0.01)
     for step in range(40):
@@ -411,7 +413,7 @@ def kernels():
 
 
 def assortment(device="cpu"):
-    "Stretches that are full, one longer, empty, single; three precisions; one transposed, one that needs a gradient."
+    "Stretches full, longer, empty, single; three precisions; one transposed, one with a gradient."
     torch.manual_seed(0)
     made = [torch.randn(n, device=device) for n in (2**16, 2**16 + 1, 0, 1, 3 * 2**16 + 5)]
     made[1], made[4] = made[1].half(), made[4].bfloat16()

@@ -1,4 +1,5 @@
-"""The GPU kernels against the step-by-step oracle: here in Triton's interpreter, on a GPU also as CUDA graphs."""
+"""The loops of the GPU against the oracle: in Triton's interpreter, on a GPU also as CUDA
+graphs."""
 
 import gc
 import json
@@ -15,20 +16,21 @@ from gpu import BOUNDS, CASES, Case, compare, floor_seconds, make_problem, resul
 from triton_copies import interpreted, private_copy
 
 from sentiment_kit.data.files import KitError
-from sentiment_kit.model import gpu_kernels
+from sentiment_kit.model import gpu_graphs, gpu_kernels
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 KINDS = ("mlstm", "lstm")
 
 
 @pytest.fixture(scope="module")
-def kernels():
-    module = interpreted(gpu_kernels)
+def fast():
+    "`gpu_graphs`, with kernels that are interpreted."
+    module = interpreted(gpu_kernels, gpu_graphs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "triton.runtime.interpreter._convert_float", rounded(module.triton.runtime.interpreter)
+            "triton.runtime.interpreter._convert_float", rounded(triton.runtime.interpreter)
         )
-        module.plans.use_graphs = False
+        module.loop_pool.use_graphs = False
         yield module
 
 
@@ -45,8 +47,8 @@ def rounded(interpreter):
 
 
 @pytest.fixture
-def run(kernels):
-    return as_recurrence(kernels)
+def run(fast):
+    return as_recurrence(fast)
 
 
 def as_recurrence(module):
@@ -87,90 +89,91 @@ def inputs(kind, case=SMALL):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", BOUNDS)
-def test_inference_gives_all_states_of_training_and_keeps_no_gates(kernels, kind, precision):
+def test_inference_gives_all_states_of_training_and_keeps_no_gates(fast, kind, precision):
     args, _ = inputs(kind)
     kept, seen = (
-        kernels.run_forward(*args, precision, keep=True),
-        kernels.run_forward(*args, precision),
+        fast.run_forward(*args, precision, keep=True),
+        fast.run_forward(*args, precision),
     )
     assert seen.h.dtype == seen.c.dtype == torch.float32
     assert torch.equal(kept.h, seen.h) and torch.equal(kept.c[-1], seen.c[-1])
-    assert torch.equal(seen.c, kept.plan.c_TBH) and seen.plan is None
-    shape = kept.plan.shape._replace(keep=False)
-    assert kernels.Plan(shape).g_KBG.shape[0] == 1
+    assert torch.equal(seen.c, kept.loops.buffers.c_TBH) and seen.loops is None
+    shape = kept.loops.shape._replace(keep=False)
+    assert fast.Loops(shape).buffers.g_KBG.shape[0] == 1
     with pytest.raises(KitError):
-        kernels.run_backward(seen, seen.h[1:], seen.c[-1])
+        fast.run_backward(seen, seen.h[1:], seen.c[-1])
 
 
-def test_a_second_way_back_is_refused(kernels):
+def test_a_second_way_back_is_refused(fast):
     args, above_TBH = inputs("mlstm")
-    tape = kernels.run_forward(*args, keep=True)
-    kernels.run_backward(tape, above_TBH, above_TBH[0])
+    tape = fast.run_forward(*args, keep=True)
+    fast.run_backward(tape, above_TBH, above_TBH[0])
     with pytest.raises(KitError, match="forward"):
-        kernels.run_backward(tape, above_TBH, above_TBH[0])
+        fast.run_backward(tape, above_TBH, above_TBH[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_tapes_alive_do_not_disturb_each_other(kernels, kind, graphs):
+def test_two_tapes_alive_do_not_disturb_each_other(fast, kind, graphs):
     args, above_TBH = inputs(kind)
     others = [t if t is None or not t.is_floating_point() else t + 0.1 for t in args]
     alone = [
-        kernels.run_backward(kernels.run_forward(*a, keep=True), above_TBH, above_TBH[0])
+        fast.run_backward(fast.run_forward(*a, keep=True), above_TBH, above_TBH[0])
         for a in (args, others)
     ]
-    tapes = [kernels.run_forward(*a, keep=True) for a in (args, others)]
-    assert tapes[0].plan is not tapes[1].plan
-    together = [kernels.run_backward(tape, above_TBH, above_TBH[0]) for tape in tapes]
+    tapes = [fast.run_forward(*a, keep=True) for a in (args, others)]
+    assert tapes[0].loops is not tapes[1].loops
+    together = [fast.run_backward(tape, above_TBH, above_TBH[0]) for tape in tapes]
     for a, b in zip(alone, together, strict=True):
         assert all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_a_reset_forgets_even_a_state_that_is_not_a_number(kernels):
+def test_a_reset_forgets_even_a_state_that_is_not_a_number(fast):
     for kind in KINDS:
         args, above_TBH = inputs(kind)
         args[7] = torch.zeros_like(args[6], dtype=torch.bool)
         args[7][0] = True
         clean = args[:4] + [torch.zeros_like(args[4])] * 2 + args[6:]
         args[4] = args[5] = torch.full_like(args[4], float("nan"))
-        tapes = [kernels.run_forward(*a, keep=True) for a in (args, clean)]
+        tapes = [fast.run_forward(*a, keep=True) for a in (args, clean)]
         assert torch.equal(tapes[0].h[1:], tapes[1].h[1:])
         for a, b in zip(
-            *(kernels.run_backward(t, above_TBH, above_TBH[0]) for t in tapes), strict=True
+            *(fast.run_backward(t, above_TBH, above_TBH[0]) for t in tapes), strict=True
         ):
             assert a is b is None or torch.equal(a, b)
 
 
-def test_an_id_outside_the_table_gives_nan_in_its_lane_only(kernels):
+def test_an_id_outside_the_table_gives_nan_in_its_lane_only(fast):
     args, _ = inputs("mlstm", CASES[0])
     args[6] = args[6].clone()
     args[6][0, 1] = len(args[0])
-    h_BH = kernels.run_forward(*args).h[-1]
+    h_BH = fast.run_forward(*args).h[-1]
     assert h_BH[1].isnan().all() and h_BH[0].isfinite().all()
 
 
-def test_table_gradient_does_not_depend_on_the_pieces(kernels, monkeypatch):
+def test_table_gradient_does_not_depend_on_the_pieces(monkeypatch):
     d_NO, ids_N = torch.randn(50, 3).bfloat16(), torch.randint(7, (50,))
     want = torch.zeros(7, 3).index_add_(0, ids_N, d_NO.float())
     for elements in (1, 40, 2**20):
-        monkeypatch.setattr(kernels, "ONE_HOT", elements)
-        torch.testing.assert_close(kernels.table_gradient(d_NO, ids_N, 7), want)
+        monkeypatch.setattr(gpu_kernels, "ONE_HOT", elements)
+        torch.testing.assert_close(gpu_kernels.table_gradient(d_NO, ids_N, 7), want)
 
 
-def test_trained_under_inference_mode_before(kernels, graphs):
+def test_trained_under_inference_mode_before(fast, graphs):
     "A recording made under inference_mode is replayed outside of it."
     args, above_TBH = inputs("mlstm")
     with torch.inference_mode():
-        kernels.run_forward(*args)
-        kernels.run_forward(*args)
-    kernels.run_forward(*args)
-    assert graphs == ["forward_loop"] and len(kernels.plans.idle) == 1
-    tape = kernels.run_forward(*args, keep=True)
-    assert torch.isfinite(kernels.run_backward(tape, above_TBH, above_TBH[0])[0]).all()
+        fast.run_forward(*args)
+        fast.run_forward(*args)
+    fast.run_forward(*args)
+    assert graphs == ["forward_loop"] and len(fast.loop_pool.idle) == 1
+    tape = fast.run_forward(*args, keep=True)
+    assert torch.isfinite(fast.run_backward(tape, above_TBH, above_TBH[0])[0]).all()
 
 
 @pytest.fixture
-def graphs(kernels, monkeypatch):
-    "Recording, played by a stand-in: it lists the loops that were recorded and runs them when replayed."
+def graphs(fast, monkeypatch):
+    """Recording, played by a stand-in: it lists the loops that were recorded and runs them
+    when replayed."""
     recorded = []
 
     def capture(loop):
@@ -178,96 +181,96 @@ def graphs(kernels, monkeypatch):
         recorded.append(loop.__name__)
         return SimpleNamespace(replay=loop)
 
-    monkeypatch.setattr(kernels, "capture", capture)
-    monkeypatch.setattr(kernels, "plans", kernels.Plans())
+    monkeypatch.setattr(fast, "capture", capture)
+    monkeypatch.setattr(fast, "loop_pool", fast.LoopPool())
     return recorded
 
 
-def test_a_shape_met_twice_is_recorded_once_and_replayed(kernels, graphs):
+def test_a_shape_met_twice_is_recorded_once_and_replayed(fast, graphs):
     args, above_TBH = inputs("mlstm")
     results = []
     for _ in range(4):
-        tape = kernels.run_forward(*args, keep=True)
-        results.append((tape.h, *kernels.run_backward(tape, above_TBH, above_TBH[0])))
+        tape = fast.run_forward(*args, keep=True)
+        results.append((tape.h, *fast.run_backward(tape, above_TBH, above_TBH[0])))
     assert graphs == ["forward_loop", "backward_loop"]
-    assert len(kernels.plans.idle) == 1
+    assert len(fast.loop_pool.idle) == 1
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_a_plan_is_busy_until_walked_back_or_forgotten(kernels, graphs):
+def test_loops_are_busy_until_walked_back_or_forgotten(fast, graphs):
     args, above_TBH = inputs("lstm")
-    kernels.run_forward(*args, keep=True)
-    first, second = (kernels.run_forward(*args, keep=True) for _ in range(2))
-    plans = {id(first.plan), id(second.plan)}
-    assert len(plans) == 2 and not kernels.plans.idle
-    kernels.run_backward(first, above_TBH, above_TBH[0])
-    assert len(kernels.plans.idle) == 1  # though `first` is alive
+    fast.run_forward(*args, keep=True)
+    first, second = (fast.run_forward(*args, keep=True) for _ in range(2))
+    both = {id(first.loops), id(second.loops)}
+    assert len(both) == 2 and not fast.loop_pool.idle
+    fast.run_backward(first, above_TBH, above_TBH[0])
+    assert len(fast.loop_pool.idle) == 1  # though `first` is alive
     del second
     gc.collect()
-    assert {id(plan) for plan in kernels.plans.idle} == plans
-    assert id(kernels.run_forward(*args, keep=True).plan) in plans
+    assert {id(loops) for loops in fast.loop_pool.idle} == both
+    assert id(fast.run_forward(*args, keep=True).loops) in both
 
 
-def test_results_do_not_change_when_their_plan_is_used_again(kernels, graphs):
+def test_results_do_not_change_when_their_loops_are_used_again(fast, graphs):
     args, above_TBH = inputs("mlstm")
-    tape = [kernels.run_forward(*args, keep=True) for _ in range(2)][1]
-    results = tape.h, tape.c, *kernels.run_backward(tape, above_TBH, above_TBH[0])
+    tape = [fast.run_forward(*args, keep=True) for _ in range(2)][1]
+    results = tape.h, tape.c, *fast.run_backward(tape, above_TBH, above_TBH[0])
     before = [t.clone() for t in results]
     others = [t if t is None or not t.is_floating_point() else t + 0.1 for t in args]
-    again = kernels.run_forward(*others, keep=True)
-    kernels.run_backward(again, above_TBH + 1, above_TBH[1])
+    again = fast.run_forward(*others, keep=True)
+    fast.run_backward(again, above_TBH + 1, above_TBH[1])
     assert all(torch.equal(a, b) for a, b in zip(before, results, strict=True))
 
 
-def pool(kernels, **options):
-    return kernels.Plans(
+def pool(fast, **options):
+    return fast.LoopPool(
         lambda shape, graphed: SimpleNamespace(shape=shape, graphed=graphed, graphs={}), **options
     )
 
 
-def test_layers_that_take_turns_get_graphs_and_a_lone_odd_shape_does_not(kernels):
-    plans = pool(kernels)
+def test_layers_that_take_turns_get_graphs_and_a_lone_odd_shape_does_not(fast):
+    the_pool = pool(fast)
     for step in range(3):
-        held = [plans.take(shape) for shape in ("bytes", "floats", "floats")]
-        assert [plan.graphed for plan in held] == [step > 0, step > 0, True]
-        for plan in held:
-            plans.give(plan)
-    assert not plans.take("odd").graphed
+        held = [the_pool.take(shape) for shape in ("bytes", "floats", "floats")]
+        assert [loops.graphed for loops in held] == [step > 0, step > 0, True]
+        for loops in held:
+            the_pool.give(loops)
+    assert not the_pool.take("odd").graphed
     for _ in range(8):
-        plans.give(plans.take("bytes"))
-    assert not plans.take("odd").graphed
+        the_pool.give(the_pool.take("bytes"))
+    assert not the_pool.take("odd").graphed
 
 
-def test_an_idle_recording_is_used_again_after_a_long_time(kernels):
-    plans = pool(kernels)
+def test_an_idle_recording_is_used_again_after_a_long_time(fast):
+    the_pool = pool(fast)
     for shape in ("train", "train", *["valid"] * 20):
-        plans.give(plans.take(shape))
-    assert plans.take("train").graphed
-    plans.use_graphs = False
-    assert not plans.take("valid").graphed
+        the_pool.give(the_pool.take(shape))
+    assert the_pool.take("train").graphed
+    the_pool.use_graphs = False
+    assert not the_pool.take("valid").graphed
 
 
-def test_the_pool_keeps_the_last_used_and_gives_way_when_memory_ends(kernels):
-    plans = pool(kernels, limit=2)
+def test_the_pool_keeps_the_last_used_and_gives_way_when_memory_ends(fast):
+    the_pool = pool(fast, limit=2)
     for shape in "aabbccbb":
-        plans.give(plans.take(shape))
-    assert [plan.shape for plan in plans.idle] == ["c", "b"]
+        the_pool.give(the_pool.take(shape))
+    assert [loops.shape for loops in the_pool.idle] == ["c", "b"]
 
     def make(shape, graphed):
-        if plans.idle:
+        if the_pool.idle:
             raise torch.OutOfMemoryError("full")
         return SimpleNamespace(shape=shape, graphed=graphed)
 
-    plans.make = make
-    assert plans.take("d").shape == "d" and not plans.idle
+    the_pool.make = make
+    assert the_pool.take("d").shape == "d" and not the_pool.idle
 
 
-def test_unknown_precision_and_devices_without_kernels(kernels):
+def test_unknown_precision_and_devices_without_kernels(fast):
     args, _ = inputs("mlstm")
     with pytest.raises(KitError, match="fp64"):
-        kernels.run_forward(*args, "fp64")
-    assert not kernels.available("cpu") and not kernels.available(torch.device("meta"))
+        fast.run_forward(*args, "fp64")
+    assert not gpu_kernels.available("cpu") and not gpu_kernels.available(torch.device("meta"))
 
 
 @pytest.mark.skipif(
@@ -275,7 +278,8 @@ def test_unknown_precision_and_devices_without_kernels(kernels):
 )
 @pytest.mark.parametrize("name", ["multiply", "gates", "gates_backward", "multiply_backward"])
 def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
-    "The compiler needs no GPU: each kernel becomes code for compute capability 9, whose block loads are 16 bytes wide."
+    """The compiler needs no GPU: each kernel becomes code for compute capability 9, whose
+    block loads are 16 bytes wide."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
@@ -301,6 +305,7 @@ def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
 
 def test_the_module_can_be_read_without_triton():
     code = "import sys; sys.modules['triton'] = None\n"
+    code += "from sentiment_kit.model.gpu_graphs import run_forward\n"
     code += "from sentiment_kit.model.gpu_kernels import available; print(available('cuda'))"
     root = Path(gpu_kernels.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
@@ -308,7 +313,8 @@ def test_the_module_can_be_read_without_triton():
 
 
 def test_the_floors_of_the_paper_card():
-    "H100 on paper: 800 TFLOP/s, 3.0 TB/s. 256 lanes are bound by bytes in the loop, 512 by arithmetic."
+    """H100 on paper: 800 TFLOP/s, 3.0 TB/s. 256 lanes are bound by bytes in the loop, 512 by
+    arithmetic."""
     rates = {B: B / floor_seconds(4096, B, 1, 8e14, 3e12) / 1e6 for B in (128, 256, 512)}
     assert {B: round(rate, 2) for B, rate in rates.items()} == {128: 0.92, 256: 1.55, 512: 1.59}
 
@@ -329,12 +335,15 @@ def test_make_gpu_says_so_without_cuda(tmp_path):
 def test_graphs_and_launches_agree_with_the_oracle_and_bit_for_bit(
     case, kind, precision, monkeypatch
 ):
-    monkeypatch.setattr(gpu_kernels, "plans", gpu_kernels.Plans())
-    run = as_recurrence(gpu_kernels)
+    monkeypatch.setattr(gpu_graphs, "loop_pool", gpu_graphs.LoopPool())
+    run = as_recurrence(gpu_graphs)
     errors, replays = compare(run, case, kind, precision, "cuda", again=4)
     assert max(errors.values()) < BOUNDS[precision], errors
-    assert all(len(plan.graphs) == 2 for plan in gpu_kernels.plans.idle) and gpu_kernels.plans.idle
-    gpu_kernels.plans.use_graphs = False
+    assert (
+        all(len(loops.graphs) == 2 for loops in gpu_graphs.loop_pool.idle)
+        and gpu_graphs.loop_pool.idle
+    )
+    gpu_graphs.loop_pool.use_graphs = False
     _, launches = compare(run, case, kind, precision, "cuda", again=2)
     for other in (*replays, *launches):
         assert all(torch.equal(other[name], t) for name, t in launches[0].items())
@@ -342,10 +351,10 @@ def test_graphs_and_launches_agree_with_the_oracle_and_bit_for_bit(
 
 @pytest.mark.cuda
 def test_nothing_waits_for_the_device(monkeypatch):
-    monkeypatch.setattr(gpu_kernels, "plans", gpu_kernels.Plans())
+    monkeypatch.setattr(gpu_graphs, "loop_pool", gpu_graphs.LoopPool())
     case = Case("no waiting", T=4, resets=True)
     leaves, ids_TB, reset_TB, above_TBH = make_problem(case, "mlstm", "cuda")
-    run = as_recurrence(gpu_kernels)
+    run = as_recurrence(gpu_graphs)
     for step in range(4):
         torch.cuda.set_sync_debug_mode("error" if step == 3 else "default")
         try:

@@ -1,4 +1,4 @@
-"""What a heatmap shows is what it was given: every byte, every character, every colour, and no markup from the text."""
+"""What a heatmap shows is what it was given: every byte, character and colour, and no markup."""
 
 import json
 import re
@@ -21,14 +21,17 @@ from sentiment_kit.looking.heatmap import (
     wrap_marks,
 )
 from sentiment_kit.looking.heatmap_widget import (
+    MODULES,
+    SCRIPT,
     STATIC,
+    STYLE_SHEET,
     HeatmapView,
     HeatmapWidget,
     heatmap_numbers,
     still,
 )
 from sentiment_kit.looking.ledger import write_ledger
-from sentiment_kit.looking.marks import lay_out
+from sentiment_kit.looking.marks import marks_of
 from sentiment_kit.looking.panes import LIVE, KeptStates, pane_of, star_correlation, top_units
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.reading import ModelStates
@@ -40,7 +43,8 @@ TEXTS = [
     "Cafe\u0301 nai\u0308ve 👩‍🚀👨‍👩‍👧‍👦🇩🇪👍🏽 ❤️",
     "この商品はとても良いです。한국어",
     "هذا المنتج رائع. מוצר",
-    "<script>alert(1)</script><img src=x onerror=alert(2)> &lt;b&gt; \"a\" 'b' </span></div> <!-- ]]>",
+    "<script>alert(1)</script><img src=x onerror=alert(2)> &lt;b&gt; "
+    "\"a\" 'b' </span></div> <!-- ]]>",
     "\u202eoverride\u2066 \x00\x07\x1b[31m tab\t \u200b\u2028 \u0301",
     "a\nb\r\nc\rd",
 ]
@@ -103,7 +107,7 @@ def test_runs_without_titles_are_the_same_picture(text):
 
 
 def test_pads_and_invisible_bytes_are_drawn():
-    marks = lay_out(encode("a b\tc\x07\u202e", "raw")[:-1] + b"\xff ")
+    marks = marks_of(encode("a b\tc\x07\u202e", "raw")[:-1] + b"\xff ")
     assert [m.shown for m in marks] == [
         "↵",
         "␣",
@@ -129,12 +133,12 @@ def test_pads_and_invisible_bytes_are_drawn():
         True,
     ]
     assert not any(m.breaks for m in marks) and marks[-2].piece == b"\xff"
-    assert [m.shown for m in lay_out(b" a ")] == [" ", "a", "␣"]  # no front pad, no mark
-    assert lay_out(b"\xcc\x81")[0].shown == "◌\u0301"
+    assert [m.shown for m in marks_of(b" a ")] == [" ", "a", "␣"]  # no front pad, no mark
+    assert marks_of(b"\xcc\x81")[0].shown == "◌\u0301"
 
 
 def test_lines_keep_their_layout():
-    marks = lay_out(encode("one\n  two\r\n\nthree", "raw"))
+    marks = marks_of(encode("one\n  two\r\n\nthree", "raw"))
     assert "".join(m.shown + "\n" * m.breaks for m in marks) == "↵␣one↵\n  two^M↵\n↵\nthree␣"
 
 
@@ -213,7 +217,7 @@ def test_figure_holds_the_text(text):
 
 
 def test_rows_break_at_spaces():
-    marks = lay_out(b"one two three abcdefghijkl m")
+    marks = marks_of(b"one two three abcdefghijkl m")
     rows = ["".join(m.shown for m in marks[r]) for r in wrap_marks(marks, 8)]
     assert rows == ["one two ", "three ", "abcdefgh", "ijkl m"]
     assert wrap_marks([], 8) == []
@@ -237,7 +241,7 @@ def rows_of(widget, pane=0):
 def test_a_pane_holds_every_mark(text):
     encoded = encode(text, "raw") + b"\xff\xcc\x81"
     pane = pane_of("<b>\ud800", encoded, np.ones((2, len(encoded))))
-    stops, marks = np.frombuffer(pane["stops"], "<u4").tolist(), lay_out(encoded)
+    stops, marks = np.frombuffer(pane["stops"], "<u4").tolist(), marks_of(encoded)
     assert (
         pane["bytes"] == encoded
         and stops == [m.stop for m in marks]
@@ -300,7 +304,7 @@ def test_the_picture_is_what_the_model_says(model, text):
     widget = HeatmapWidget(model, text, [3, 1])
     c_TU = record_states(model, encode(text), [3, 1])
     np.testing.assert_allclose(rows_of(widget), c_TU.T, atol=1e-6)
-    last = [m.stop - 1 for m in lay_out(encode(text))]
+    last = [m.stop - 1 for m in marks_of(encode(text))]
     assert widget.picture["scales"] == pytest.approx(
         {k: np.abs(c_TU[last, n]).max() for n, k in enumerate("31")}
     )
@@ -458,7 +462,7 @@ def test_without_a_browser_there_is_plain_html(model):
 
 
 def test_widget_files_are_local_and_safe():
-    script, sheet = [(STATIC / name).read_text("utf-8") for name in ("heatmap.js", "heatmap.css")]
+    script, sheet = SCRIPT, STYLE_SHEET
     addresses = set(re.findall(r"https?://[^\s\"]+", script + sheet))
     assert addresses == {
         "http://www.w3.org/2000/svg",
@@ -470,3 +474,21 @@ def test_widget_files_are_local_and_safe():
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|</script", script
     )
+
+
+def test_the_modules_can_be_joined():
+    "Each file imports what an earlier one exports, and no name is declared twice."
+    folder, exported, declared = STATIC / "heatmap", {}, []
+    assert {path.name for path in folder.iterdir()} == {f"{name}.js" for name in MODULES}
+    for name in MODULES:
+        source = (folder / f"{name}.js").read_text("utf-8")
+        assert source.startswith("// ") and max(map(len, source.splitlines())) <= 100
+        for names, home in re.findall(r'^import \{([^}]*)\} from "\./(\w+)\.js";$', source, re.M):
+            assert set(re.findall(r"\w+", names)) <= exported[home]
+        found = re.findall(
+            r"^(export )?(?:async )?(?:const|let|function|class) (\w+)", source, re.M
+        )
+        exported[name] = {declaration for export, declaration in found if export}
+        declared += [declaration for _, declaration in found]
+    assert len(declared) == len(set(declared))
+    assert not re.search(r"^(import|export (?!default))", SCRIPT, re.M)

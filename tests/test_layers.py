@@ -1,4 +1,4 @@
-"""Numbers are addresses: a module imports only lower numbers, and training and featurising need almost nothing."""
+"""Numbers are addresses: imports go downhill, and training and featurising need almost nothing."""
 
 import ast
 import re
@@ -12,17 +12,16 @@ from packaging.utils import canonicalize_name
 from sync import ROOT, cells, default_exp, module_path, notebooks
 
 STAGES = ["data", "model", "training", "transfer", "evidence", "looking"]
-TOP = {
-    "figures": -1,
-    "recipes": len(STAGES),
-    "cli": len(STAGES) + 1,
-}  # modules of no stage: below all, above all
+BELOW = ["figures"]  # modules of no stage: below all, in this order
+ABOVE = ["recipes", "options", "model_commands", "text_commands", "cli"]  # and above all
 
 
 def address(module):
     "Place of a module in the order of imports: its stage, then its number."
     stage, _, name = module.rpartition(".")
-    return (STAGES.index(stage), PLACE[module]) if stage else (TOP[name], 0)
+    if stage:
+        return STAGES.index(stage), PLACE[module]
+    return (-1, PLACE[module]) if name in BELOW else (len(STAGES), ABOVE.index(name))
 
 
 PLACE = {default_exp(path): int(path.stem[:2]) for path in notebooks("lib")}
@@ -32,6 +31,8 @@ BARE = [
     "data.text",
     "data.corpus",
     "data.records",
+    "data.build_plan",
+    "data.build_tasks",
     "data.shards",
     "data.loader",
     "transfer.features",
@@ -53,7 +54,7 @@ def tree(module):
 
 
 def imported(nodes, module=""):
-    "Full names of the modules that these syntax nodes of `module` import; nbdev writes `..data.files`."
+    "Full names of what these syntax nodes of `module` import; nbdev writes `..data.files`."
     package = ["sentiment_kit", *module.split(".")[:-1]]
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -78,12 +79,16 @@ def at_top(module):
 
 @pytest.mark.parametrize("module", NUMBER)
 def test_imports_go_downhill(module):
-    ours = {
-        name.split(".")[1]
-        for name in imported(ast.walk(tree(module)))
-        if name.startswith("sentiment_kit.")
-    }
-    assert {name for name in ours & set(NUMBER) if NUMBER[name] >= NUMBER[module]} == set()
+    names = imported(ast.walk(tree(module)), module)
+    ours = {name.removeprefix("sentiment_kit.") for name in names} & set(NUMBER)
+    assert {name for name in ours if NUMBER[name] >= NUMBER[module]} == set()
+
+
+def test_the_order_is_that_of_the_numbers():
+    "In a folder, and of the modules of no stage, imports go as the listing does."
+    top = [module for module in PLACE if "." not in module]
+    assert top == sorted(top, key=NUMBER.get) and set(top) == {*BELOW, *ABOVE}
+    assert {module.partition(".")[0] for module in PLACE if "." in module} == set(STAGES)
 
 
 @pytest.mark.parametrize("module", NUMBER)
@@ -103,7 +108,7 @@ def test_bare_modules_import_only_the_light_packages(module):
 
 
 def test_bare_modules_import_where_the_rest_is_missing():
-    "A subprocess in which every other dependency fails to import: what a GPU machine's own Python looks like."
+    "In a Python where every other dependency is missing, as on a GPU machine."
     settings = ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini", encoding="utf-8")
     wanted = " ".join(
@@ -133,7 +138,7 @@ def test_bare_modules_import_where_the_rest_is_missing():
 
 
 def test_every_import_is_of_a_pinned_package():
-    "What a notebook, a test or a module imports is what `make setup` installs: the rest works on one machine only."
+    "What a notebook, a test or a module imports is what `make setup` installs."
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {
         canonicalize_name(line.split("==")[0])

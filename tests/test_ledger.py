@@ -1,4 +1,4 @@
-"The account of a cell adds up: every kind of model, layer, reset and start, and whatever the text is."
+"The account of a cell adds up: every kind of model, layer, reset and start, and any text."
 
 import numpy as np
 import plotly.graph_objects as go
@@ -7,7 +7,8 @@ import torch
 
 from sentiment_kit.data.files import KitError
 from sentiment_kit.data.text import encode
-from sentiment_kit.looking.ledger import ledger_figure, record_gates, words_of, write_ledger
+from sentiment_kit.looking.ledger import ledger_figure, words_of, write_ledger
+from sentiment_kit.model.gates import record_gates
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.reference import step
 
@@ -28,7 +29,7 @@ def make(seed=0, precision="fp32", **config):
 
 @torch.no_grad()
 def oracle(model, encoded, unit, layer, state, reset_T):
-    "Entries of the account by the paper's equations, one byte at a time: write, survive, c_0 and c_T."
+    "Entries of the account by the paper's equations, byte by byte: write, survive, c_0, c_T."
     ws = [layer.effective() for layer in model.rnn.layers]
     h, c = ([s.clone() for s in states] for states in state)
     write, forget, first = [], [], c[layer][0, unit].item()

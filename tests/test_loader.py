@@ -1,4 +1,5 @@
-"""Every byte as promised: once, in order, with resets in the right places, on any rank count, from any position."""
+"""Every byte as promised: once, in order, with resets in the right places, on any rank count,
+from any position."""
 
 import json
 import shutil
@@ -53,7 +54,8 @@ def setups(draw, lanes=LANES):
 
 
 def naive_epoch(shards, B, T, reset):
-    "Batches as lists [B][T] of (input, target, reset), one byte after the other: the specification once more."
+    """Batches as lists [B][T] of (input, target, reset), one byte after the other: the
+    specification once more."""
     for shard in shards:
         data, starts = shard.data.tolist(), set(shard.starts.tolist())
         n = (len(data) - 1) // B
@@ -137,7 +139,8 @@ def test_ranks_put_together_are_the_one_rank_batch(made, world_size):
     st.data(),
 )
 def test_save_and_restore_at_any_step_continues_exactly(made, before, after, ahead, data):
-    "In any of three epochs, also at their ends, on other ranks, with batches made ahead or not; more than once."
+    """In any of three epochs, also at their ends, on other ranks, with batches made ahead or
+    not; more than once."""
     corpus, options = made
     straight = list(epochs(ShardLoader(corpus, **options), 3))
     cuts = data.draw(st.lists(st.integers(0, len(straight)), max_size=3).map(sorted))
@@ -172,7 +175,8 @@ def test_each_epoch_is_a_permutation_that_all_ranks_share(seed, n):
 
 
 def test_the_permutation_of_a_seed_stays_as_it_is():
-    "Checkpoints hold a position in it: another one would silently repeat some bytes and leave out others."
+    """Checkpoints hold a position in it: another one would silently repeat some bytes and
+    leave out others."""
     corpus = fake_corpus([[20]] * 5)
     orders = [ShardLoader(corpus, "train", 2, 4, seed=seed).order(1) for seed in (0, 1)]
     assert [[int(shard.name[-1]) for shard in order] for order in orders] == [
@@ -194,7 +198,8 @@ def test_batches_from_files(samples):
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the list of maps is Linux's")
 def test_one_shard_is_mapped_at_a_time(samples, tmp_path):
-    "Mapped pages count as the process's memory: a loader that kept its maps would grow to the size of the corpus."
+    """Mapped pages count as the process's memory: a loader that kept its maps would grow to
+    the size of the corpus."""
     folder, counts = shutil.copytree(samples.folder, tmp_path.resolve() / "corpus"), set()
     for _ in ShardLoader(open_corpus(folder), "train", 4, 256, reset="review"):
         lines = Path("/proc/self/maps").read_text().splitlines()
@@ -279,7 +284,8 @@ def test_batches_arrive_on_the_gpu(samples):
 
 @pytest.mark.slow
 def test_a_batch_costs_less_than_2_percent_of_a_step(samples):
-    "Processor time of both, in turns, at H = 512 with 64 lanes; resets at every review, shards' beginnings included."
+    """Processor time of both, in turns, at H = 512 with 64 lanes; resets at every review,
+    shards' beginnings included."""
     model = LanguageModel(LanguageModelConfig(hidden_size=512))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     loader, state, shares = ShardLoader(samples, "train", 64, 256, reset="review"), None, []

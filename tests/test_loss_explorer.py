@@ -1,4 +1,4 @@
-"""Metrics read while they are written, fewer points with no peak lost, and a live picture that changes in place."""
+"""Metrics read while they are written, no peak lost by thinning, a picture changed in place."""
 
 import csv
 import json
@@ -11,6 +11,7 @@ from hostile import HOSTILE
 
 from sentiment_kit.data.files import KitError, write_json
 from sentiment_kit.evidence.gap_report import check_gap
+from sentiment_kit.looking.gap_bar import gap_html
 from sentiment_kit.looking.loss_curves import (
     PANELS,
     find_runs,
@@ -19,13 +20,7 @@ from sentiment_kit.looking.loss_curves import (
     smooth,
     thin,
 )
-from sentiment_kit.looking.loss_explorer import (
-    LossExplorer,
-    gap_html,
-    losses_csv,
-    losses_page,
-    save_losses,
-)
+from sentiment_kit.looking.loss_explorer import LossExplorer, losses_csv, losses_page, save_losses
 from sentiment_kit.training.metrics import NUMBERS, Metrics, read_metrics
 
 

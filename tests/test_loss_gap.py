@@ -13,26 +13,25 @@ from sentiment_kit.data.datasets import SAMPLES
 from sentiment_kit.data.files import KitError
 from sentiment_kit.data.loader import ShardLoader
 from sentiment_kit.data.shards import make_shards
-from sentiment_kit.evidence import loss_gap
+from sentiment_kit.evidence import gap_losses
 from sentiment_kit.evidence.gap_losses import (
     LOSSES,
-    describe,
     fill_losses,
     measure_losses,
+    review_table,
     running_bits,
 )
 from sentiment_kit.evidence.gap_report import read_gap
-from sentiment_kit.evidence.held_out import ARMS, find_twins, hold_out, review_ids, unread
-from sentiment_kit.evidence.loss_gap import (
-    CAUSES,
-    draw_counts,
-    explain,
-    gaps_without,
-    interval,
-    measure_gap,
-    shapley,
-    standardise,
+from sentiment_kit.evidence.gap_terms import CAUSES, gaps_without, shapley, standardise
+from sentiment_kit.evidence.held_out import (
+    ARMS,
+    Arm,
+    flag_near_duplicates,
+    hold_out,
+    review_ids,
+    unseen_reviews,
 )
+from sentiment_kit.evidence.loss_gap import draw_counts, explain, measure_gap, t_interval
 from sentiment_kit.model.language_model import LanguageModelConfig
 from sentiment_kit.training.callbacks import LogMetrics, SaveCheckpoint
 from sentiment_kit.training.config import TrainConfig
@@ -40,7 +39,7 @@ from sentiment_kit.training.trainer import train
 
 
 class Counting:
-    "Not a network: predicts the next byte by how often each was read lately. Its state helps among one's own kind."
+    "Predicts the next byte by how often each was read lately; its state helps among one's kind."
 
     head = SimpleNamespace(bias=torch.zeros(1))
 
@@ -81,7 +80,7 @@ def cut(folder, path, slices, K, **options):
 
 def read_with(model, corpus):
     "The table that `measure_losses` would make, for a model that learns nothing: early is final."
-    table = fill_losses(describe(corpus, np.empty(0, np.uint64)), corpus, model, model)
+    table = fill_losses(review_table(corpus, np.empty(0, np.uint64)), corpus, model, model)
     table["fresh"] = True
     return table, table["final"][table["arm"] == 3].sum() / table["bytes"][table["arm"] == 3].sum()
 
@@ -131,7 +130,15 @@ def test_hold_out_parts_the_reviews(plain, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_unread_agrees_with_what_the_loader_hands_out(plain):
+def test_an_arm_is_its_own_name_and_knows_its_shards(plain):
+    assert [arm.number for arm in ARMS] == [0, 1, 2, 3] and {"train sets": 1}[Arm.TRAIN_SETS]
+    assert f"{Arm.HELD_OUT_SETS}" == "held-out sets" == json.loads(json.dumps(Arm.HELD_OUT_SETS))
+    found = [shard.name for arm in ARMS for shard in arm.shards(plain)]
+    assert found == [shard.name for shard in plain.split("valid") + plain.split("test")]
+    assert len(Arm.TRAIN_BLOCKS.shards(plain)) == 8
+
+
+def test_unseen_reviews_agree_with_what_the_loader_hands_out(plain):
     loader = ShardLoader(plain, "train", 4, 50, seed=3)
     for step in (0, 1, 200, loader.steps_per_epoch // 2 + 90, loader.steps_per_epoch):
         expected = []
@@ -148,7 +155,7 @@ def test_unread_agrees_with_what_the_loader_hands_out(plain):
             expected.append((review_ids(shard.meta)[keep], first))
             first += steps
         got, want = (
-            set(unread(loader, step).tolist()),
+            set(unseen_reviews(loader, step).tolist()),
             set(np.concatenate([ids for ids, _ in expected]).tolist()),
         )
         assert got <= want and len(want - got) <= 2, (
@@ -156,7 +163,7 @@ def test_unread_agrees_with_what_the_loader_hands_out(plain):
         )
 
 
-def test_twins_are_found_and_a_review_is_not_its_own(tmp_path):
+def test_near_duplicates_are_found_and_a_review_is_not_its_own(tmp_path):
     path = write_reviews(tmp_path / "reviews.jsonl", 1, 300)
     lines = path.read_text().splitlines()
     edited = [
@@ -168,13 +175,12 @@ def test_twins_are_found_and_a_review_is_not_its_own(tmp_path):
     where = {}
     for shard in corpus.split("train"):
         where |= dict.fromkeys((shard.meta["row"] - 1).tolist())
-    for shard, twin_N in zip(
-        corpus.split("valid") + corpus.split("test"), find_twins(corpus), strict=True
-    ):
+    flags = flag_near_duplicates(corpus)
+    for shard in corpus.split("valid") + corpus.split("test"):
         rows = (shard.meta["row"] - 1).tolist()
         partner = [row + 300 if row < 40 else row - 300 for row in rows]
         np.testing.assert_array_equal(
-            twin_N,
+            flags[shard.name],
             [p in where and (row < 40 or row >= 300) for row, p in zip(rows, partner, strict=True)],
         )
 
@@ -219,7 +225,7 @@ def test_nothing_planted_nothing_found(plain):
 
 
 def test_a_state_that_helps_among_its_own_kind(tmp_path):
-    "Each category has letters of its own, equally many: nobody is easier, but neighbours of a block tell the letters."
+    "Each category has letters of its own, equally many: neighbours of a block tell the letters."
     letters = ["abcdef", "ghijkl", "mnopqr", "stuvwx"]
     corpus = cut(tmp_path, write_reviews(tmp_path / "r.jsonl", 4, 160, letters), slices=32, K=8)
     table, running = read_with(Counting(), corpus)
@@ -320,7 +326,7 @@ def test_a_planted_cause_comes_out_with_its_size_and_sign(planted, term, sign, s
 
 
 def test_what_was_seen_is_no_part_of_a_gap_to_unseen_text():
-    "Remembering raises the term of seen text by half and lowers that of the weights by as much: the gap stays."
+    "Remembering raises the term of seen text by half and lowers that of the weights by as much."
     table, running = make_up(0, seen=0.2)
     before, _ = make_up(0)
     with_memory, without = (explain([t], [running], resamples=300).gap for t in (table, before))
@@ -362,7 +368,7 @@ def test_interval_holds_its_estimate_and_counts_start_with_once():
     assert set(counts) == set(ARMS) and all(
         (c[0] == 1).all() and (c[1:].sum(1) == 4).all() for c in counts.values()
     )
-    got = interval(np.array([1.0, 0.0, 2.0, 0.0, 2.0]), K=5)
+    got = t_interval(np.array([1.0, 0.0, 2.0, 0.0, 2.0]), K=5)
     assert got["low"] < got["bits"] == 1 < got["high"]
     assert len(gaps_without(make_up(0)[0], 2.0)) == 32
 
@@ -411,7 +417,7 @@ def test_the_table_is_read_again_only_for_other_weights(trained, monkeypatch):
         table["fresh"][table["arm"] < 2].all()
         and 0.5 < table["fresh"][table["arm"] == 3].mean() < 0.9
     )
-    monkeypatch.setattr(loss_gap, "fill_losses", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(gap_losses, "fill_losses", lambda *_: pytest.fail("read again"))
     np.testing.assert_array_equal(measure_losses(run), table)
 
 

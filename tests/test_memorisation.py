@@ -56,7 +56,7 @@ def test_passages_are_beginnings_of_reviews_long_enough_and_differ(tmp_path):
     corpus = make_shards(
         tmp_path / "reviews.csv", tmp_path / "corpus", counts=(3, 1, 1), text_key="text"
     )
-    whole = [review for shard in corpus.split("train") for review in shard.reviews()]
+    whole = [review for shard in corpus.split("train") for review in shard.encoded_reviews()]
     enough = [review for review in whole if len(review) >= 40]
     everything = draw_passages(corpus, "train", 1000, 40)
     assert everything == [review[:40] for review in enough] and 0 < len(enough) < len(whole)

@@ -113,7 +113,7 @@ CASES = {  # B, T, H, L, resets inside, what the loss looks at
 @pytest.mark.parametrize("precision", BOUNDS)
 @pytest.mark.parametrize("case", CASES)
 def test_relative_gradient_error(kind, precision, case):
-    "Windows with a carried state, from bytes through a table: every gradient against the oracle in float64."
+    "Windows with a carried state, bytes through a table: every gradient against float64."
     torch.manual_seed(4)
     B, T, H, L, with_resets, looks_at = CASES[case]
     low = KINDS[kind](24, H, L, precision=precision)

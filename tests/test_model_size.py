@@ -1,4 +1,4 @@
-"49_model_size: what a law is fitted to, and what it foretells."
+"What a law of size is fitted to, and what it foretells."
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from sentiment_kit.data.files import KitError
 from sentiment_kit.evidence.model_size import (
     SizeLaw,
-    count_parameters,
     fit_law,
     foretell,
     last_points,
     lstm_peer,
+    total_parameters,
 )
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 
@@ -69,5 +69,5 @@ def test_last_points_are_where_runs_end():
 def test_the_peer_has_as_many_parameters(size):
     config = LanguageModelConfig(hidden_size=size, embed_size=8)
     peer = lstm_peer(config)
-    assert count_parameters(config) == LanguageModel(config).n_parameters
-    assert peer.cell == "lstm" and abs(count_parameters(peer) / count_parameters(config) - 1) < 0.03
+    assert total_parameters(config) == LanguageModel(config).n_parameters
+    assert peer.cell == "lstm" and abs(total_parameters(peer) / total_parameters(config) - 1) < 0.03

@@ -1,4 +1,4 @@
-"""Stability, matching, snippets, changed ends, damage, judged steering: each against an oracle or a planted truth."""
+"""Stability, matching, snippets, ends, damage, steering: against oracles or planted truths."""
 
 import tracemalloc
 

@@ -1,4 +1,4 @@
-"""Every notebook that teaches runs from top to bottom: one item each, in a copy, so that the originals stay."""
+"""Every notebook that teaches runs from top to bottom: one item each, in a copy."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from sync import ROOT, notebooks
+from sync import ROOT, cells, notebooks
 
 NOTEBOOKS = [
     pytest.param(
@@ -14,7 +14,8 @@ NOTEBOOKS = [
         id=f"{path.parent.name}/{path.stem}",
         marks=[pytest.mark.slow] * (path.parent.name == "tour"),
     )
-    for path in notebooks("lib", "tour")
+    for path in notebooks("lib", "tour", "pages")
+    if cells(path, "code")  # pages of nothing but prose have nothing to run
 ]
 
 

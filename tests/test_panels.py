@@ -1,4 +1,4 @@
-"""What the two panels show is what the plain functions give; they walk, write, stop and complain as one expects."""
+"""What the two panels show is what the plain functions give; they walk, write and stop."""
 
 import asyncio
 import threading
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from sentiment_kit.data.datasets import Texts
 from sentiment_kit.data.files import KitError
+from sentiment_kit.data.labelled import Texts
 from sentiment_kit.evidence.behaviour import unit_snippets
+from sentiment_kit.looking.heatmap import snippets_html
 from sentiment_kit.looking.neuron_map import (
     NeuronMap,
     end_snippets,
-    snippets_html,
     summary_html,
     unit_extremes,
     unit_orders,

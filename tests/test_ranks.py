@@ -1,4 +1,4 @@
-"""Several processes train what one does: same bytes, gradients, stops and skips; resumed on any number of them."""
+"""Several processes train what one does, and resume it: same bytes, gradients, stops and skips."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("nproc", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 8))])
 def test_ranks_train_what_one_process_trains(corpus, tmp_path, nproc):
-    "In float64, dropping nothing: parameters within 1e-9 after twenty steps, and every figure of the log."
+    "In float64: parameters within 1e-9 after twenty steps, and every figure of the log."
     for n in (1, nproc):
         run_processes("ranks:train_double", n, [asdict(settings(corpus, tmp_path / str(n)))])
     one, many = (weights_of(tmp_path / str(n)) for n in (1, nproc))
@@ -115,7 +115,9 @@ def test_another_number_of_ranks_goes_on_at_the_exact_byte(corpus, tmp_path):
 
 def launch_in_the_background(config: TrainConfig, nproc: int) -> subprocess.Popen:
     script = (
-        "import sys, json; from sentiment_kit.training.trainer import *; from sentiment_kit.training.config import *\n"
+        "import sys, json\n"
+        "from sentiment_kit.training.trainer import *\n"
+        "from sentiment_kit.training.config import *\n"
         "from sentiment_kit.model.language_model import *\n"
         "if __name__ == '__main__':\n"
         "    config = config_from_json(TrainConfig, json.loads(sys.argv[1]), 'test')\n"
@@ -165,7 +167,7 @@ def test_two_ranks_asked_to_stop_and_started_again_write_the_same_log(corpus, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_killed_many_times_and_started_again_at_once(corpus, tmp_path, request, nproc):
-    "kill -9 of whoever launched, of the launcher, or of a rank; the next start comes while the others may still write."
+    "kill -9 of caller, launcher or a rank; the next start comes while others may still write."
     kills, rng = request.config.getoption("--n") or 20, random.Random(nproc)
     many = dict(global_batch=16, seq_len=64, save_every=3, epochs=1 + kills // 5)
     launch(settings(corpus, tmp_path / "whole", **many), nproc)

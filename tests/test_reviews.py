@@ -1,4 +1,4 @@
-"""Files of reviews: bad rows are counted exactly, wrong files are refused in one line that says what to do."""
+"""Files of reviews: bad rows are counted exactly, wrong files are refused in one line."""
 
 import ast
 import csv
@@ -22,27 +22,18 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sentiment_kit.data.datasets import load_labelled
+from sentiment_kit.data.arrays import array_blocks
+from sentiment_kit.data.columns import KEYS, find_keys
+from sentiment_kit.data.compression import read_bytes
 from sentiment_kit.data.dedup import dedup_key
 from sentiment_kit.data.files import KitError
-from sentiment_kit.data.formats import (
-    MAX_LITERAL,
-    array_blocks,
-    line_blocks,
-    parse_records,
-    read_blocks,
-    read_bytes,
-    table_rows,
-)
+from sentiment_kit.data.formats import read_blocks
 from sentiment_kit.data.inputs import find_inputs, open_input, show_place
-from sentiment_kit.data.reviews import (
-    KEYS,
-    Quarantine,
-    Review,
-    find_keys,
-    parse_block,
-    read_reviews,
-)
+from sentiment_kit.data.labelled import load_labelled
+from sentiment_kit.data.lines import LONG, MAX_LITERAL, BadRow, Lines, line_blocks
+from sentiment_kit.data.quarantine import Quarantine
+from sentiment_kit.data.reviews import Review, parse_block, read_reviews
+from sentiment_kit.data.tables import Rows, table_rows
 
 relaxed = settings(deadline=None)
 MB = 1 << 20
@@ -409,8 +400,9 @@ def test_csv_rows_are_counted_as_python_counts_them(body, size):
 def test_lines_are_whole_in_order_and_counted(lines, max_line, size):
     content = b"\n".join(lines)
     rows = {}
-    for first, block in line_blocks(cut(content, size), max_line):
-        for row, line in enumerate(block if isinstance(block, list) else io.BytesIO(block), first):
+    for block in line_blocks(cut(content, size), max_line):
+        held = [LONG] if isinstance(block, BadRow) else io.BytesIO(block.text)
+        for row, line in enumerate(held, block.row):
             assert row not in rows and (isinstance(line, str) or len(line) <= max_line)
             rows[row] = line
     expected = dict(enumerate(io.BytesIO(content), 1))
@@ -421,7 +413,7 @@ def test_lines_are_whole_in_order_and_counted(lines, max_line, size):
 
 
 def elements(text):
-    "The elements of a JSON array and whether it ends, one character at a time; None if text follows the end."
+    "An array's elements and whether it ends, by the character; None if text follows the end."
     found, element, depth, quoted, escaped = [], "", 0, False, False
     for i, c in enumerate(text):
         if quoted:
@@ -455,14 +447,13 @@ def test_an_array_comes_apart_at_its_commas(text, size):
             list(array_blocks(cut(text.encode(), size), MB, "r.json"))
         return
     blocks = list(array_blocks(cut(text.encode(), size), MB, "r.json"))
-    rows = [
-        element if isinstance(element, str) else element.decode()
-        for _, block in blocks
-        for element in block
-    ]
+    rows, starts = [], []
+    for block in blocks:
+        starts.append(block.row == len(rows) + 1)
+        held = [block.reason] if isinstance(block, BadRow) else [e.decode() for e in block.elements]
+        rows += held
     assert rows == expected[0] + ["the array does not end"] * (not expected[1])
-    starts = [first for first, block in blocks]
-    assert starts == [1 + sum(len(block) for _, block in blocks[:i]) for i in range(len(blocks))]
+    assert all(starts)
 
 
 def test_a_broken_element_of_an_array_is_one_bad_row():
@@ -646,21 +637,20 @@ HOSTILE = {
 def test_literals_are_built_and_never_run(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        [record] = parse_records(HOSTILE[name])
+        [record] = Lines(1, HOSTILE[name]).records()
     keys = dict.fromkeys(KEYS) | dict(
         text_key="reviewText", stars_key="reviewText", item_key="reviewText"
     )
-    reviews, bad = parse_block((1, [record]), "a.json", keys)
+    reviews, bad = parse_block(Rows(1, [record]), "a.json", keys)
     assert not reviews and len(bad) == 1 and not Path("gone").exists()
-    [fine] = parse_records(
-        rb"""{'reviewText': "it's \d fine", 'helpful': [0, 0], 'overall': 5.0, 'ok': True}"""
-    )
+    fine = rb"""{'reviewText': "it's \d fine", 'helpful': [0, 0], 'overall': 5.0, 'ok': True}"""
+    [fine] = Lines(1, fine).records()
     assert fine == dict(reviewText=r"it's \d fine", helpful=[0, 0], overall=5.0, ok=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Fuzzing. Expected reviews and bad rows come from the slow reading below: whole files in memory, the standard library
-# only, one row after another.
+# --------------------------------------------------------------------------------------------------
+# Fuzzing. Expected reviews and bad rows come from the slow reading below: whole files in memory,
+# the standard library only, one row after another.
 
 LIMIT = 1 << 20  # max_line in these tests
 FUZZ_KEYS = dict(
@@ -863,7 +853,7 @@ def slow_review(row, record):
 @pytest.mark.filterwarnings("ignore:invalid")  # the slow reading warns of odd escapes
 @pytest.mark.parametrize("kind", ["json", "literal", "csv"])
 def test_fuzz(kind, request):
-    "Mutated lines, 10,000 of three kinds or as many as --n says: no crash, no hang, exactly the bad rows are bad."
+    "Mutated lines, 10,000 of three kinds or as many as --n says: exactly the bad rows are bad."
     total, seen = (request.config.getoption("--n") or 10_000) // 3 + 1, Counter()
     while seen["rows"] < total:
         rng = random.Random(f"{kind} {seen['files']}")

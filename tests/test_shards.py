@@ -1,4 +1,5 @@
-"""A corpus is the same bytes from the same reviews, whole or refused by name, and never lost half-way."""
+"""A corpus is the same bytes from the same reviews, whole or refused by name, and never lost
+half-way."""
 
 import errno
 import gzip
@@ -19,14 +20,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sentiment_kit.data import shards
-from sentiment_kit.data.corpus import SPLITS, name_hashes, open_corpus
+from sentiment_kit.data import build_tasks, shards
+from sentiment_kit.data.build_plan import ORDERS
+from sentiment_kit.data.corpus import META, SPLITS, name_hashes, open_corpus
 from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
 from sentiment_kit.data.dedup import dedup_key, encoded_key
 from sentiment_kit.data.files import KitError, digest
-from sentiment_kit.data.near_duplicates import near_duplicates, pieces
+from sentiment_kit.data.lines import Lines
+from sentiment_kit.data.near_duplicates import near_duplicates, shingles
 from sentiment_kit.data.reviews import read_reviews
-from sentiment_kit.data.shards import ORDERS, make_shards
+from sentiment_kit.data.shards import make_shards
 from sentiment_kit.data.text import decode, encode
 
 RNG = np.random.default_rng(0)
@@ -64,7 +67,10 @@ def corpus(tmp_path, source):
 
 def all_reviews(corpus):
     return [
-        review for split in SPLITS for shard in corpus.split(split) for review in shard.reviews()
+        review
+        for split in SPLITS
+        for shard in corpus.split(split)
+        for review in shard.encoded_reviews()
     ]
 
 
@@ -80,7 +86,7 @@ def test_every_review_arrives_once(corpus):
 
 def test_meta_says_where_each_review_came_from(corpus):
     for shard in (shard for split in SPLITS for shard in corpus.split(split)):
-        for review, meta in zip(shard.reviews(), shard.meta, strict=True):
+        for review, meta in zip(shard.encoded_reviews(), shard.meta, strict=True):
             row = ROWS[int(meta["row"]) - 1]
             assert review == encode(row["reviewText"]) and meta["label"] == row["label"]
             assert meta["stars"] == row["overall"]
@@ -136,7 +142,7 @@ def test_products_reviewers_and_times_are_in_the_meta_where_a_source_has_them(tm
     write(tmp_path / "plain.jsonl", [dict(reviewText=f"plain {i}") for i in range(100)])
     corpus = make_shards(sorted(tmp_path.glob("*.jsonl")), tmp_path / "corpus", counts=(2, 1, 1))
     metas = np.concatenate([shard.meta for split in SPLITS for shard in corpus.split(split)])
-    assert metas.dtype == shards.META and len(metas) == 500
+    assert metas.dtype == META and len(metas) == 500
     for meta in metas:
         row = (
             named[int(meta["row"]) - 1]
@@ -207,8 +213,9 @@ def in_small_pieces(monkeypatch):
     read = shards.read_blocks
 
     def lines(source, max_line):
-        for row, content in read(source, max_line):
-            yield from ((row + i, line) for i, line in enumerate(content.split(b"\n")))
+        for block in read(source, max_line):
+            lines = block.text.split(b"\n")
+            yield from (Lines(block.row + i, line) for i, line in enumerate(lines))
 
     monkeypatch.setattr(shards, "read_blocks", lines)
     monkeypatch.setattr(shards, "_gathered", lambda blocks, size: ([block] for block in blocks))
@@ -275,7 +282,8 @@ def test_dask_builds_the_same_folder(tmp_path, source):
 
 
 def naive_slices(source, counts):
-    "Survivors in the order of the input, cut where the bytes before pass a multiple of the length of a slice."
+    """Survivors in the order of the input, cut where the bytes before pass a multiple of the
+    length of a slice."""
     best = {}
     for r in read_reviews(source):
         b = encode(r.text)
@@ -300,7 +308,7 @@ def test_contiguous_shards_are_slices_of_what_dedup_left(tmp_path, source):
     )
     slices = naive_slices(source, (5, 2, 1))
     corpus = make_shards(source, tmp_path / "one", counts=(5, 2, 1), order="shard_then_shuffle")
-    built = {s: [sorted(shard.reviews()) for shard in corpus.split(s)] for s in SPLITS}
+    built = {s: [sorted(shard.encoded_reviews()) for shard in corpus.split(s)] for s in SPLITS}
     assert (
         sorted(sum(built.values(), [])) == sorted(map(sorted, slices))
         and max(map(len, slices)) < 400
@@ -309,14 +317,17 @@ def test_contiguous_shards_are_slices_of_what_dedup_left(tmp_path, source):
     assert all(places[s] == sorted(places[s]) for s in SPLITS), (
         "each split in the order of the input"
     )
-    assert any(list(shard.reviews()) != sorted(shard.reviews()) for shard in corpus.split("train"))
+    assert any(
+        list(shard.encoded_reviews()) != sorted(shard.encoded_reviews())
+        for shard in corpus.split("train")
+    )
     mixed = make_shards(source, tmp_path / "two", counts=(5, 2, 1), order="shard_then_shuffle_set")
     for s in SPLITS:
         assert sorted(sum(built[s], [])) == sorted(
-            b for shard in mixed.split(s) for b in shard.reviews()
+            b for shard in mixed.split(s) for b in shard.encoded_reviews()
         )
     train = [
-        {i for i, part in enumerate(built["train"]) for b in shard.reviews() if b in part}
+        {i for i, part in enumerate(built["train"]) for b in shard.encoded_reviews() if b in part}
         for shard in mixed.split("train")
     ]
     assert all(len(slices) == 5 for slices in train), (
@@ -359,7 +370,7 @@ def test_contiguous_orders_respect_a_split_column(tmp_path):
             source, tmp_path / order, counts=(2, 2, 1), split_key="split", order=order
         )
         for split in SPLITS:
-            found = {review for shard in corpus.split(split) for review in shard.reviews()}
+            found = {review for shard in corpus.split(split) for review in shard.encoded_reviews()}
             assert found == {encode(row["reviewText"]) for row in rows if row["split"] == split}
 
 
@@ -404,10 +415,12 @@ def test_the_report_finds_what_the_loop_over_all_pairs_finds(tmp_path):
     corpus = make_shards(source, tmp_path / "corpus", counts=(3, 1, 1))
     report = near_duplicates(corpus, threshold=0.7)
     reviews = {
-        shard.name: list(shard.reviews()) for split in SPLITS for shard in corpus.split(split)
+        shard.name: list(shard.encoded_reviews())
+        for split in SPLITS
+        for shard in corpus.split(split)
     }
     sets = {
-        (name, i): set(pieces(b).tolist())
+        (name, i): set(shingles(b).tolist())
         for name, texts in reviews.items()
         for i, b in enumerate(texts)
     }
@@ -461,7 +474,7 @@ def test_a_split_column_decides(tmp_path):
         write(tmp_path / "r.jsonl", rows), tmp_path / "corpus", counts=(2, 1, 1), split_key="split"
     )
     for i, split in enumerate(SPLITS):
-        found = {review for shard in corpus.split(split) for review in shard.reviews()}
+        found = {review for shard in corpus.split(split) for review in shard.encoded_reviews()}
         assert found == {encode(row["reviewText"]) for row in rows[i::3]}
     rows[7]["split"] = "dev"
     with pytest.raises(KitError, match=r"r\.jsonl, row 8, has split 'dev'"):
@@ -591,7 +604,7 @@ def test_the_same_build_returns_at_once_and_another_is_refused(
 def test_a_failed_build_leaves_the_old_corpus_and_no_debris(tmp_path, source, corpus, monkeypatch):
     before = files(tmp_path)
     monkeypatch.setattr(
-        shards, "write_shard", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+        build_tasks, "write_shard", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
     )
     with pytest.raises(OSError, match="disk full"):
         make_shards(source, corpus.folder, counts=(2, 1, 1), overwrite=True)
@@ -606,7 +619,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_corpus(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = files(tmp_path)
-    monkeypatch.setattr(shards, where, full)
+    monkeypatch.setattr(build_tasks, where, full)
     with pytest.raises(KitError, match="no room left beside .*corpus, which is as it was"):
         make_shards(source, corpus.folder, counts=(2, 1, 1), overwrite=True)
     assert files(tmp_path) == before
@@ -748,7 +761,8 @@ def test_repr_shows_what_is_there(corpus):
 
 
 def generated(path, megabytes):
-    "JSON lines as McAuley's of the embedded texts, three to a review (520 bytes), each with its own number."
+    """JSON lines as McAuley's of the embedded texts, three to a review (520 bytes), each with
+    its own number."""
     rng = np.random.default_rng(0)
     texts = [json.dumps(r.text)[1:-1] for r in read_reviews(SAMPLES, **SAMPLE_KEYS)]
     n_bytes = n = json_mb = 0
@@ -758,9 +772,12 @@ def generated(path, megabytes):
             for picked in rng.integers(0, len(texts), (1000, 3)):
                 text = " ".join(texts[i] for i in picked) + f" ({n})"
                 lines.append(
-                    f'{{"reviewerID": "A{n * 7919 % 10**9:013}", "asin": "B{n % 99991:09}", "reviewerName": "N. {n}", '
-                    f'"helpful": [{n % 3}, {n % 7}], "reviewText": "{text}", "overall": {n % 5 + 1}.0, '
-                    f'"summary": "Review {n}", "unixReviewTime": {10**9 + n}, "reviewTime": "09 13, 2009", '
+                    f'{{"reviewerID": "A{n * 7919 % 10**9:013}", "asin": "B{n % 99991:09}", '
+                    f'"reviewerName": "N. {n}", '
+                    f'"helpful": [{n % 3}, {n % 7}], "reviewText": "{text}", '
+                    f'"overall": {n % 5 + 1}.0, '
+                    f'"summary": "Review {n}", "unixReviewTime": {10**9 + n}, '
+                    f'"reviewTime": "09 13, 2009", '
                     f'"category": "{"ABCDEFG"[n % 7]}"}}\n'
                 )
                 n_bytes, n = n_bytes + len(text), n + 1
@@ -795,7 +812,8 @@ if __name__ == "__main__":
 
 
 def measured(folder, megabytes, shard, workers):
-    "Build a generated input in a fresh process; what it printed, and the sum of its processes' peaks."
+    """Build a generated input in a fresh process; what it printed, and the sum of its
+    processes' peaks."""
     folder.mkdir()
     script, (source, n, json_mb) = (
         folder / "measured.py",
@@ -820,7 +838,8 @@ def measured(folder, megabytes, shard, workers):
         for mb, kind in ((result["text"], "text"), (json_mb, "JSON"))
     ]
     print(
-        f"{megabytes} MB of text, {workers} workers: {result['wall']:.1f} s, {sum(result['cpu']):.1f} s of CPU;",
+        f"{megabytes} MB of text, {workers} workers: {result['wall']:.1f} s, "
+        f"{sum(result['cpu']):.1f} s of CPU;",
         end=" ",
     )
     print(f"peak {peak:.0f} MB; in a second of a worker's CPU {' or '.join(rates)}")

@@ -1,4 +1,4 @@
-"States of tokens over bytes: every byte gets the right token's, whatever the text and however long it is."
+"States of tokens over bytes: every byte gets the right token's, for any text of any length."
 
 import re
 from types import SimpleNamespace
@@ -173,7 +173,7 @@ def test_gpt2_s_states_are_at_the_last_bytes_of_its_tokens(gpt2):
         assert len(body_TU) == stops[-1] == len(text.encode())
         for n, stop in enumerate(stops):
             if text.encode()[stop : stop + 1] and text.encode()[stop] & 0xC0 == 0x80:
-                continue  # inside a character: its bytes have the state of the token that completes it
+                continue  # inside a character: it has the state of the token that completes it
             np.testing.assert_allclose(body_TU[stop - 1], hidden[layer][0, n], atol=1e-5)
     emoji = text.encode().index("🎧".encode())
     assert (body_TU[emoji : emoji + 4] == body_TU[emoji]).all()

@@ -62,7 +62,7 @@ def test_graphemes_are_what_a_reader_sees():
 
 
 def test_a_changed_preset_gets_a_new_version():
-    "Models in the world were trained under these digests. Changed? Raise `version`, then note the digest here."
+    "Models were trained under these digests. Changed? Raise `version`, then note the digest here."
     assert {name: (preset.version, preset.digest[:16]) for name, preset in PRESETS.items()} == {
         "openai": (1, "3acb25df9233a92d"),
         "nvidia": (1, "0de184bffcb403e2"),

@@ -20,12 +20,13 @@ from sentiment_kit.data.datasets import SAMPLES
 from sentiment_kit.data.files import KitError, read_json, write_json
 from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.training.callbacks import Callback, LogMetrics, SaveCheckpoint
+from sentiment_kit.training.callbacks import Callback, LogMetrics, SaveCheckpoint, emit
 from sentiment_kit.training.checkpoint import latest_checkpoint, load_checkpoint
 from sentiment_kit.training.config import TrainConfig, learning_rate
 from sentiment_kit.training.evaluate import evaluate
 from sentiment_kit.training.machine import pick_device
-from sentiment_kit.training.trainer import Stopped, Trainer, make_optimizer, resume_run, train
+from sentiment_kit.training.step import make_optimizer, take_step
+from sentiment_kit.training.trainer import Stopped, Trainer, resume_run, train
 
 TINY = LanguageModelConfig(hidden_size=16, embed_size=8)
 
@@ -99,15 +100,14 @@ def test_a_run_learns_and_its_last_line_is_a_full_validation(corpus, uninterrupt
 
 
 def test_the_mean_loss_of_the_lines_is_the_mean_loss_of_the_steps(corpus, tmp_path):
-    trainer = Trainer(settings(corpus, tmp_path, valid_every=0))
-    trainer.callbacks = trainer.callbacks[2:3]  # LogMetrics alone
+    trainer = Trainer(settings(corpus, tmp_path, valid_every=0), [LogMetrics()])
+    emit(trainer, "on_start")
     nats, n = 0.0, 0
     for batch in trainer.loader:
-        if n == 0:
-            trainer.emit("on_start")
-        trainer.record = trainer.step_on(batch)
-        trainer.emit("on_step")
-        nats, n = nats + trainer.nats * batch.target_BT.numel(), n + batch.target_BT.numel()
+        step = take_step(trainer, batch)
+        emit(trainer, "on_step")
+        nats += step.nats * batch.target_BT.numel()
+        n += batch.target_BT.numel()
     lines = metrics(tmp_path)
     spans = [b["bytes"] - a["bytes"] for a, b in zip([{"bytes": 0}, *lines], lines, strict=False)]
     mean = sum(line["loss_bits"] * span for line, span in zip(lines, spans, strict=True)) / n
@@ -182,7 +182,7 @@ class StopAt(Callback):
         self.at = step
 
     def on_step(self, trainer):
-        if trainer.step == self.at:
+        if trainer.run.step == self.at:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -252,8 +252,8 @@ def test_resuming_leaves_no_trace_of_later_lines(corpus, tmp_path):
     (latest_checkpoint(config.out) / "manifest.json").unlink()  # as if killed before this save
     again = Trainer(config)
     resume_run(again)
-    assert again.step == 20
-    again.emit("on_start")
+    assert again.run.step == 20
+    emit(again, "on_start")
     assert [line["step"] for line in metrics(config.out)] == [0, 7, 14]
 
 

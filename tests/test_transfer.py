@@ -1,4 +1,4 @@
-"""The probe against its optimality condition, the choice of C, the exact cut, one sentence for what cannot be used."""
+"""The probe against its optimality condition, the choice of C, the exact cut, and refusals."""
 
 import json
 import time
@@ -19,16 +19,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sentiment_kit.data.datasets import SAMPLES, Texts, load_dataset
+from sentiment_kit.data.datasets import SAMPLES, load_dataset
 from sentiment_kit.data.files import KitError
+from sentiment_kit.data.labelled import Texts
 from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model.language_model import LanguageModelConfig
 from sentiment_kit.training.callbacks import LogMetrics, SaveCheckpoint, Validate
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.config import TrainConfig
 from sentiment_kit.training.trainer import launch, train
+from sentiment_kit.transfer.accuracy import accuracy
 from sentiment_kit.transfer.baselines import ngram_baseline, probe_splits, results_table
-from sentiment_kit.transfer.logistic import accuracy, l1_logistic
+from sentiment_kit.transfer.logistic import l1_logistic
 from sentiment_kit.transfer.neuron import (
     NeuronClassifier,
     best_cut,
@@ -196,7 +198,7 @@ def test_the_probe_is_a_part_like_others():
 
 @pytest.mark.slow
 def test_a_path_at_the_papers_size():
-    "4,096 correlated units, 7,000 texts: about 35 s on one core; minutes where the solver has become slow."
+    "4,096 correlated units, 7,000 texts: about 35 s on one core; minutes if the solver is slow."
     rng = np.random.default_rng(0)
     topics, opinion = rng.normal(size=(7900, 64)), rng.normal(size=7900)
     X = (0.1 * topics @ rng.normal(size=(64, 4096)) + 0.3 * rng.normal(size=(7900, 4096))).astype(
@@ -367,10 +369,10 @@ def test_the_callback_finds_what_the_state_knows(labelled):
     data = {
         split: Texts([("bad", "good")[k] for k in labels], labels) for split in ("train", "valid")
     }
-    trainer = SimpleNamespace(model=Knowing(), bytes=70, world=SimpleNamespace(rank=0), record={})
+    run = SimpleNamespace(bytes=70)
+    trainer = SimpleNamespace(model=Knowing(), run=run, world=SimpleNamespace(rank=0))
     callback = TransferCallback(data, every_bytes=50)
-    callback.measure(trainer)
-    assert trainer.record == {
+    assert callback.measure(trainer) == {
         "probe_all": 1.0,
         "probe_one": 1.0,
         "probe_unit": 1,

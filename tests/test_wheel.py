@@ -8,24 +8,25 @@ import zipfile
 from email.parser import HeaderParser
 
 import pytest
-from sync import ROOT, notebooks
+from sync import ROOT, modules, notebooks
 
-# Four lines and a file: a sentiment score and a heatmap for a sentence of one's own.
-FOUR_LINES = """
-from sentiment_kit.transfer.classifier import LabelLogits, TextClassifier
-from sentiment_kit.looking.heatmap_widget import HeatmapWidget
-classifier = TextClassifier.from_pretrained("reviews-small")
+# A few lines and a file: a sentiment score and a heatmap for a sentence of one's own.
+FEW_LINES = """
+import sentiment_kit as sk
+from sentiment_kit.transfer.classifier import LabelLogits
+classifier = sk.TextClassifier.from_pretrained("reviews-small")
 print(classifier.predict_proba(["a great lid"]).tolist())
-HeatmapWidget(LabelLogits(classifier), "a great lid").save("mine.html")
+sk.HeatmapWidget(LabelLogits(classifier), "a great lid").save("mine.html")
 """
-PARTS = "settings.ini setup.py MANIFEST.in README.md LICENSE CITATION.cff Makefile ruff.toml constraints.txt"
+PARTS = "settings.ini setup.py MANIFEST.in README.md LICENSE CITATION.cff Makefile".split()
+PARTS += ["ruff.toml", "mypy.ini", "constraints.txt"]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     "Built as a release is: from the source archive, which proves MANIFEST.in too."
     copy = tmp_path_factory.mktemp("build")
-    for name in PARTS.split():
+    for name in PARTS:
         shutil.copy(ROOT / name, copy)
     for name in ("nbs", "sentiment_kit", "tests"):
         shutil.copytree(
@@ -41,7 +42,8 @@ def wheel(tmp_path_factory):
 
 def test_wheel_carries_modules_samples_runs_and_recipes(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {f"sentiment_kit/{path.name}" for path in (ROOT / "sentiment_kit").glob("*.py")}
+    code = [*(ROOT / "sentiment_kit").rglob("*.py"), ROOT / "sentiment_kit" / "py.typed"]
+    wanted = {str(path.relative_to(ROOT)) for path in code}
     for folder in ("samples", "static", "weights"):
         found = (ROOT / "sentiment_kit" / folder).rglob("*")
         wanted |= {str(path.relative_to(ROOT)) for path in found if path.is_file()}
@@ -74,9 +76,25 @@ def test_users_are_not_asked_for_developers_tools(wheel):
     ]
 
 
+def test_the_oldest_python_is_the_same_everywhere(wheel):
+    "scikit-learn 1.8 needs 3.11, so the kit does: wheel, README, Makefile, mypy and pins agree."
+    archive = zipfile.ZipFile(wheel)
+    metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    said = HeaderParser().parsestr(archive.read(metadata).decode())["Requires-Python"]
+    oldest = said.removeprefix(">=")
+    places = {
+        "README.md": f"Python {oldest} or later",
+        "constraints.txt": f"Python {oldest} or later",
+        "Makefile": f"v >= ({oldest.replace('.', ', ')})",
+        "mypy.ini": f"python_version = {oldest}",
+    }
+    for name, words in places.items():
+        assert words in (ROOT / name).read_text(encoding="utf-8"), name
+
+
 @pytest.mark.slow
 def test_wheel_works_in_a_clean_environment(wheel, tmp_path):
-    "Without extras: every module imports, the commands work, nbdev is not there. Then with [lab]: a whole run."
+    "Without extras every module imports and the commands work; with [lab] a whole run does."
 
     def call(*command, status=0):
         done = subprocess.run(
@@ -91,10 +109,10 @@ def test_wheel_works_in_a_clean_environment(wheel, tmp_path):
     call(*install, wheel)
     call(python, "-c", "import nbdev", status=1)
     call(python, "-c", "import fastcore", status=1)
-    modules = [path.stem for path in (ROOT / "sentiment_kit").glob("[!_]*.py")]
-    call(python, "-c", "import " + ", ".join(f"sentiment_kit.{module}" for module in modules))
+    parts = [path.relative_to(ROOT).with_suffix("").parts for path in modules()]
+    call(python, "-c", "import " + ", ".join(".".join(names) for names in parts))
     assert "shards" in call(kit, "--help").stdout
-    [[p_negative, p_positive]] = json.loads(call(python, "-c", FOUR_LINES).stdout)
+    [[p_negative, p_positive]] = json.loads(call(python, "-c", FEW_LINES).stdout)
     assert 0 < p_negative < 1 and abs(p_negative + p_positive - 1) < 1e-6
     assert "<script" in (tmp_path / "mine.html").read_text()
     refused = call(kit, "run", "smoke", status=2).stderr

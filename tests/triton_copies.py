@@ -1,6 +1,8 @@
-"""A module with Triton kernels decides when it is read whether they are interpreted: copies that are read anew."""
+"""A module with Triton kernels decides when it is read whether they are interpreted: copies
+that are read anew."""
 
 import importlib.util
+import sys
 from types import ModuleType
 
 import pytest
@@ -14,8 +16,12 @@ def private_copy(module: ModuleType) -> ModuleType:
     return copy
 
 
-def interpreted(module: ModuleType) -> ModuleType:
-    "A copy whose kernels are interpreted on the CPU, whatever the session has imported before."
+def interpreted(*modules: ModuleType) -> ModuleType:
+    """A copy of the last, whose kernels are interpreted on the CPU; it imports copies of
+    those before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        return private_copy(module)
+        for module in modules:
+            copy = private_copy(module)
+            patch.setitem(sys.modules, module.__name__, copy)
+    return copy

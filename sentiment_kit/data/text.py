@@ -12,26 +12,23 @@ from dataclasses import asdict, dataclass
 
 from .files import KitError, digest
 
-# %% ../../nbs/lib/data/10_text.ipynb #8edb47106e1a46a883d545849b8ab81b
+# %% ../../nbs/lib/data/10_text.ipynb #e124d116a62a4a40aabeeadaa8c13ef9
 TAG = re.compile(r"</?[A-Za-z!][^<>]*>")
 
-
 STEPS = {
-    "strip tags": lambda s: TAG.sub(
-        " ", s
-    ),  # a space, or the words around <br /> would grow together
+    "strip tags": lambda s: TAG.sub(" ", s),
     "unescape html": html.unescape,
     "newline to space": lambda s: s.replace("\n", " "),
     "strip": str.strip,
 }
 
-
+# %% ../../nbs/lib/data/10_text.ipynb #969d72c7a9f84a768817ef79011f0222
 @dataclass(frozen=True)
 class Preset:
-    "How text becomes bytes: the steps in order, then the pads, then UTF-8 (lone surrogates become U+FFFD)."
+    "How text becomes bytes: the steps, then the pads, then UTF-8 (lone surrogates become U+FFFD)."
 
     name: str
-    steps: tuple[str, ...]  # names of STEPS
+    steps: tuple[str, ...]  # names of STEPS, in order
     front: str = "\n "  # pad before the text
     back: str = " "  # pad after it
     version: int = 1  # grows when the meaning of a step changes
@@ -40,13 +37,12 @@ class Preset:
     def digest(self) -> str:
         return digest(asdict(self))
 
-# %% ../../nbs/lib/data/10_text.ipynb #10185d26023b46108eb7d9f57d49d2b3
+# %% ../../nbs/lib/data/10_text.ipynb #92c0ad1a50df4b8ab51d3a2ec85c35b7
 _openai = ("unescape html", "newline to space", "strip")
 
-
 PRESETS = {
-    p.name: p
-    for p in [
+    preset.name: preset
+    for preset in [
         Preset("openai", _openai),
         Preset("nvidia", ("strip tags", *_openai)),
         Preset("raw", ()),
@@ -62,7 +58,16 @@ def find_preset(
         raise KitError(f"there is no text preset {name!r}; take one of: {', '.join(PRESETS)}")
     return PRESETS[name]
 
-# %% ../../nbs/lib/data/10_text.ipynb #b118ea5561624da68c537baed56e602f
+# %% ../../nbs/lib/data/10_text.ipynb #9ef31b298c9d48bbb1b58e0f39c8d663
+def _to_utf8(s: str) -> bytes:
+    "UTF-8 of any `str`."
+    try:
+        return s.encode("utf-8")
+    except UnicodeEncodeError:
+        utf16 = s.encode("utf-16-le", "surrogatepass")
+        return utf16.decode("utf-16-le", "replace").encode("utf-8")
+
+# %% ../../nbs/lib/data/10_text.ipynb #eadc557effcf4139b5d0e317b7e717bf
 def encode(
     s: str,  # a review
     preset: str = "openai",  # one of PRESETS
@@ -71,11 +76,7 @@ def encode(
     p = find_preset(preset)
     for step in p.steps:
         s = STEPS[step](s)
-    s = p.front + s + p.back
-    try:
-        return s.encode("utf-8")
-    except UnicodeEncodeError:
-        return s.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode("utf-8")
+    return _to_utf8(p.front + s + p.back)
 
 # %% ../../nbs/lib/data/10_text.ipynb #59bbdb311c014d738909a11f9e486628
 def decode(
@@ -84,16 +85,17 @@ def decode(
     "The text of `b` without its pads."
     return bytes(b).removeprefix(b"\n ").removesuffix(b" ").decode("utf-8", "replace")
 
-# %% ../../nbs/lib/data/10_text.ipynb #c3933fab20d04ec698c2621248eb3be0
+# %% ../../nbs/lib/data/10_text.ipynb #e03ddf5ab1904224b29732117e336499
 def graphemes(
     b: bytes,  # encoded text; need not be valid UTF-8
 ) -> list[slice]:
-    "One slice of `b` for each user-perceived character (UAX #29); together they cover every byte, in order."
+    "One slice of `b` for each character a person sees (UAX #29); in order, they cover every byte."
     import regex
 
-    clusters = regex.findall(r"[\udc80-\udcff]|\X", bytes(b).decode("utf-8", "surrogateescape"))
-    slices, start = [], 0
-    for cluster in clusters:
+    text = bytes(b).decode("utf-8", "surrogateescape")
+    slices = []
+    start = 0
+    for cluster in regex.findall(r"[\udc80-\udcff]|\X", text):
         stop = start + len(cluster.encode("utf-8", "surrogateescape"))
         slices.append(slice(start, stop))
         start = stop

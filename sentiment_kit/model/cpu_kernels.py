@@ -16,16 +16,28 @@ from ..data.files import KitError
 # %% ../../nbs/lib/model/30_cpu_kernels.ipynb #8edb47106e1a46a883d545849b8ab81b
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #7623eae2785240b9bd12b16a66d81610
+# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #31d59e9c3f9e4e2e813e5a3a2bfeaa10
+def _pack(
+    w_IO: torch.Tensor,
+    rows: int,  # how many rows will be multiplied by it, mostly
+) -> torch.Tensor:
+    "A matrix in oneDNN's own layout."
+    return torch.ops.mkldnn._reorder_linear_weight(w_IO.t().contiguous(), rows)
+
+# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #81ab169ce17642a2ae4ce34529b517e8
+def _linear(x_BI: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
+    "x_BI @ w_IO, by the packed w."
+    return torch.ops.mkldnn._linear_pointwise(x_BI, packed, None, "none", [], "")
+
+# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #59edc9f3bc184b90bb6faab2d6fc4952
 @cache
 def packing_works(
     dtype: torch.dtype,  # float32 or bfloat16
 ) -> bool:
-    "Can this torch on this processor multiply by packed weights of `dtype`, and as exactly as that dtype allows?"
-    draw = torch.Generator().manual_seed(
-        0
-    )  # its own: a probe must not move the random numbers of a run
-    x_BI, w_IO = torch.randn(64, 96, generator=draw), torch.randn(96, 160, generator=draw)
+    "Does multiplying by packed weights work here, as exactly as `dtype` allows?"
+    draw = torch.Generator().manual_seed(0)
+    x_BI = torch.randn(64, 96, generator=draw)
+    w_IO = torch.randn(96, 160, generator=draw)
     try:
         if dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():
             return False  # it would work, but slower than fp32
@@ -36,18 +48,10 @@ def packing_works(
     error = (ours_BO - exact_BO).norm() / exact_BO.norm()
     return bool(error < (1e-6 if dtype == torch.float32 else 4e-3))
 
-
-def _pack(w_IO: torch.Tensor, rows: int) -> torch.Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(w_IO.t().contiguous(), rows)
-
-# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #7cdc8c89c7104fffa095e18ddfef8986
-def _linear(x_BI: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x_BI, packed, None, "none", [], "")
-
-# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #504fb2a444614c0babb325280ed9130a
+# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #d16398e1fdcb4e5a9cd0c329bf7b420b
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-
+# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #bab0a6f9b49d4b3fa66f8cf32e086e8a
 def storage_dtype(
     precision: str,  # "fp32", "bf16" or "fp16"
     like: torch.Tensor,  # a tensor in the precision of the sums: fp32, or fp64 in tests
@@ -57,9 +61,9 @@ def storage_dtype(
         raise KitError(f"precision is {precision!r}; use one of {', '.join(PRECISIONS)}")
     return PRECISIONS[precision] or like.dtype
 
-# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #59bbdb311c014d738909a11f9e486628
+# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #3727009b57e54c3caad3264bea0dfa2a
 class Product:
-    "`x_BI @ w_IO` for one fixed `w_IO`, packed where that works; operands and result have the storage dtype."
+    "`x_BI @ w_IO` for one fixed `w_IO`; operands and result have the storage dtype."
 
     def __init__(
         self,
@@ -67,19 +71,24 @@ class Product:
         rows: int,  # how many rows x usually has; a hint for the packing
         precision: str = "fp32",
     ):
-        self.dtype, self.wide = storage_dtype(precision, w_IO), w_IO.dtype
+        self.dtype = storage_dtype(precision, w_IO)
+        self.wide = w_IO.dtype
+        self.packed = None
+        self.w_IO = None
         packable = w_IO.device.type == "cpu" and self.dtype in (torch.float32, torch.bfloat16)
-        self.packed = (
-            _pack(w_IO.to(self.dtype), rows) if packable and packing_works(self.dtype) else None
-        )
-        self.w_IO = w_IO.to(self.dtype).to(self.wide) if self.packed is None else None
+        if packable and packing_works(self.dtype):
+            self.packed = _pack(w_IO.to(self.dtype), rows)
+        else:
+            self.w_IO = w_IO.to(self.dtype).to(self.wide)
 
     def __call__(
-        self, x_BI: torch.Tensor
-    ) -> torch.Tensor:  # x_BI in the storage dtype, or wider; y_BO in it
+        self,
+        x_BI: torch.Tensor,  # in the storage dtype, or wider
+    ) -> torch.Tensor:  # y_BO in the storage dtype
+        x_BI = x_BI.to(self.dtype)
         if self.packed is not None:
-            return _linear(x_BI.to(self.dtype), self.packed)
-        return (x_BI.to(self.dtype).to(self.wide) @ self.w_IO).to(self.dtype)
+            return _linear(x_BI, self.packed)
+        return (x_BI.to(self.wide) @ self.w_IO).to(self.dtype)
 
 # %% ../../nbs/lib/model/30_cpu_kernels.ipynb #3ed186c9a28b402fb0bc4494df01f08d
 def gates_forward(
@@ -98,7 +107,7 @@ def gates_forward(
     torch.mul(c_out_BH, 2, out=tanh_c_BH).sigmoid_().mul_(2).sub_(1)
     torch.mul(o, tanh_c_BH, out=h_out_BH)
 
-# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #277c27b1587741f2af2001be3712ef0d
+# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #e100f19979f14cf9b155e50b248154d2
 def gates_backward(
     g_BG: torch.Tensor,  # in: the gates i, f, o, u; out: gradient of their pre-activations
     c_BH: torch.Tensor,  # cell before this step
@@ -109,10 +118,8 @@ def gates_backward(
 ) -> None:
     "One LSTM update backwards, in place."
     i, f, o, u = g_BG.chunk(4, 1)
-    sigmoid_slope, tanh_slope = (
-        torch.ops.aten.sigmoid_backward.grad_input,
-        torch.ops.aten.tanh_backward.grad_input,
-    )
+    sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
+    tanh_slope = torch.ops.aten.tanh_backward.grad_input
     d = torch.mul(dh_BH, o, out=scratch_BH)
     dc_BH.add_(tanh_slope(d, tanh_c_BH, grad_input=d))
     tanh_slope(torch.mul(dc_BH, i, out=d), u, grad_input=d)  # of u; i still needs u itself

@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-# %% ../../nbs/lib/model/10_loss.ipynb #10185d26023b46108eb7d9f57d49d2b3
+# %% ../../nbs/lib/model/10_loss.ipynb #6707e2a5dd5742e4adc76832697d878d
 def cross_entropy(
     logits_BTV: torch.Tensor,  # any leading shape, V classes last, any precision
     target_BT: torch.Tensor,  # int64 class ids of the same leading shape
@@ -20,14 +20,15 @@ def cross_entropy(
     "Mean negative log likelihood of `target_BT`, in **nats**, computed in fp32 or better."
     logits_NV = logits_BTV.reshape(-1, logits_BTV.shape[-1])
     wide = torch.promote_types(logits_NV.dtype, torch.float32)
-    nats = F.cross_entropy(
-        logits_NV.to(wide), target_BT.reshape(-1), reduction="mean" if mean else "none"
-    )
+    reduction = "mean" if mean else "none"
+    nats = F.cross_entropy(logits_NV.to(wide), target_BT.reshape(-1), reduction=reduction)
     return nats if mean else nats.view(target_BT.shape)
 
-# %% ../../nbs/lib/model/10_loss.ipynb #7cdc8c89c7104fffa095e18ddfef8986
+# %% ../../nbs/lib/model/10_loss.ipynb #7a47764ee0ef4feea10e86303c7fcc81
 def bits_per_byte(
     nats: float | torch.Tensor,  # mean cross-entropy per byte, in nats
 ) -> float:
     "Nats to bits: divide by ln 2."
-    return float(nats.detach() if isinstance(nats, torch.Tensor) else nats) / math.log(2)
+    if isinstance(nats, torch.Tensor):
+        nats = nats.detach()
+    return float(nats) / math.log(2)

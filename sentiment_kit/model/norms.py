@@ -18,13 +18,9 @@ try:
 except ImportError:  # then torch does it, see `fused_norm`
     triton, tl = None, SimpleNamespace(constexpr=int)
 
-# %% ../../nbs/lib/model/00_norms.ipynb #7623eae2785240b9bd12b16a66d81610
+# %% ../../nbs/lib/model/00_norms.ipynb #aca13cd6d20d434eb045c609103cba2e
 jit = triton.jit if triton is not None else lambda f: f
-
-
 STRETCH = 2**16  # numbers a program sums
-
-
 LANES = 1024  # partial sums it leaves
 
 
@@ -39,7 +35,7 @@ def sum_of_squares(x_N, partial_PK, first, N, STRETCH: tl.constexpr, LANES: tl.c
         total_K += x_K * x_K
     tl.store(partial_PK + (first + p) * LANES + lane_K, total_K)
 
-# %% ../../nbs/lib/model/00_norms.ipynb #7cdc8c89c7104fffa095e18ddfef8986
+# %% ../../nbs/lib/model/00_norms.ipynb #18149cddffb44c0d8ab8743c97df6ef2
 def two_pass_norm(
     tensors: list[torch.Tensor],  # fp16, bf16 or fp32, mixed as they come, on one CUDA device
 ) -> torch.Tensor:  # scalar, fp32
@@ -49,24 +45,26 @@ def two_pass_norm(
     with torch.cuda.device_of(partial_PK):
         for k, (t, count) in enumerate(zip(tensors, counts, strict=True)):
             if count:
-                x, first = t.detach().contiguous(), sum(counts[:k])
-                sum_of_squares[(count,)](x, partial_PK, first, t.numel(), STRETCH, LANES)
+                x_N = t.detach().contiguous()
+                first = sum(counts[:k])
+                sum_of_squares[(count,)](x_N, partial_PK, first, t.numel(), STRETCH, LANES)
     return partial_PK.sum().sqrt()
 
-# %% ../../nbs/lib/model/00_norms.ipynb #504fb2a444614c0babb325280ed9130a
+# %% ../../nbs/lib/model/00_norms.ipynb #8972782d994a4f63b9e9048eb9d2b815
 def fused_norm(
     tensors: list[torch.Tensor],  # any shapes and precisions, one device
 ) -> torch.Tensor:  # scalar, fp32 (fp64 where a tensor is)
-    "Euclidean norm of all `tensors` as one vector, accumulated in fp32 or better; 0 for an empty list."
+    "Euclidean norm of all `tensors` as one vector, summed in fp32 or better; 0 for an empty list."
     if not tensors:
         return torch.zeros(())
     wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
     if triton is not None and wide == torch.float32 and tensors[0].is_cuda:
         return two_pass_norm(tensors)
-    stretches = [s for t in tensors for s in t.detach().reshape(-1).split(STRETCH)]
-    return torch.stack(torch._foreach_norm([s.to(wide) for s in stretches])).norm()
+    flat = [t.detach().reshape(-1) for t in tensors]
+    stretches = [stretch.to(wide) for t in flat for stretch in t.split(STRETCH)]
+    return torch.stack(torch._foreach_norm(stretches)).norm()
 
-# %% ../../nbs/lib/model/00_norms.ipynb #4dd4641cc4064e0191573fe9c69df29b
+# %% ../../nbs/lib/model/00_norms.ipynb #5839404706354db18c8156736788ad7d
 ROWS_AT_ONCE = 16
 
 
@@ -75,7 +73,9 @@ def column_dot(
     b_IO: torch.Tensor,
 ) -> torch.Tensor:  # [O]
     "Dot product of each column of `a_IO` with the same column of `b_IO`."
-    total_O, product_KO = a_IO.new_zeros(a_IO.shape[1]), a_IO.new_empty(ROWS_AT_ONCE, a_IO.shape[1])
+    O = a_IO.shape[1]
+    total_O = a_IO.new_zeros(O)
+    product_KO = a_IO.new_empty(ROWS_AT_ONCE, O)
     for a_KO, b_KO in zip(a_IO.split(ROWS_AT_ONCE), b_IO.split(ROWS_AT_ONCE), strict=True):
         total_O += torch.mul(a_KO, b_KO, out=product_KO[: len(a_KO)]).sum(0)
     return total_O
@@ -99,10 +99,10 @@ class _WeightNorm(torch.autograd.Function):
         dv_IO.addcmul_(v_IO, (g_O * s_O**3 * a_O * free_O).expand_as(v_IO), value=-1)
         return dv_IO, a_O * s_O
 
-# %% ../../nbs/lib/model/00_norms.ipynb #cb1e1581032b452c9409d6c6813c49d1
+# %% ../../nbs/lib/model/00_norms.ipynb #e733151bafe94b479d3bdfb4b97038db
 def weight_norm(
     v_IO: torch.Tensor,  # directions, input x output
     g_O: torch.Tensor,  # length of each output column
 ) -> torch.Tensor:  # w_IO, each column of length g
-    "Weight normalisation per output column (Salimans & Kingma 2016, eq. 2), differentiable in both arguments."
+    "Weight normalisation per output column (Salimans & Kingma 2016, eq. 2), differentiable."
     return _WeightNorm.apply(v_IO, g_O)

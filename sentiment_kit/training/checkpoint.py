@@ -4,22 +4,16 @@
 
 # %% auto #0
 __all__ = ['optimizer_tensors', 'load_optimizer_tensors', 'Snapshot', 'copy_tensors', 'take_snapshot', 'manifest_text',
-           'read_manifest', 'hold', 'clear_leftovers', 'claim_run', 'step_folder', 'write_snapshot', 'save_checkpoint',
+           'read_manifest', 'clear_leftovers', 'step_folder', 'write_files', 'write_snapshot', 'save_checkpoint',
            'find_damage', 'verify_checkpoint', 'newest_first', 'latest_checkpoint', 'find_model', 'Checkpoint',
-           'load_checkpoint', 'prune_checkpoints', 'CheckpointWriter']
+           'load_checkpoint']
 
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #9a63283cbaf04dbcab1f6479b197f3a8
-import fcntl
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #a7520b8997744ea3b5b6d328589b699c
 import json
-import os
 import shutil
-import time
 import uuid
-from collections.abc import Collection, Iterator
-from concurrent import futures
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
-from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,34 +37,36 @@ from sentiment_kit.model.language_model import (
     pretrained_folder,
 )
 from ..model.mlstm import MLSTMState
+from .run_lock import hold_folder
 
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #59bbdb311c014d738909a11f9e486628
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #0690a2285f224600b3372553a2475b0e
 def optimizer_tensors(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,  # over parameters of `model`
 ) -> dict[str, torch.Tensor]:  # "head.bias.exp_avg", …
     "The optimizer's own tensors (no copies), named after the model's parameters."
     names = {p: name for name, p in model.named_parameters()}
-    return {
-        f"{names[p]}.{key}": t for p, entry in optimizer.state.items() for key, t in entry.items()
-    }
+    named = {}
+    for p, entry in optimizer.state.items():
+        named |= {f"{names[p]}.{key}": t for key, t in entry.items()}
+    return named
 
-
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #0dff6f02b6cc478f93a67cac8bfa4c07
 def load_optimizer_tensors(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
-):
-    "Put back what `optimizer_tensors` named; hyperparameters stay as they are."
-    names, state = {p: name for name, p in model.named_parameters()}, {}
-    number = {
-        names[p]: k
-        for k, p in enumerate(p for group in optimizer.param_groups for p in group["params"])
-    }
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,  # filled in place
+    tensors: dict[str, torch.Tensor],  # as `optimizer_tensors` named them
+) -> None:
+    "Put them back; hyperparameters stay as they are."
+    names = {p: name for name, p in model.named_parameters()}
+    ordered = [p for group in optimizer.param_groups for p in group["params"]]
+    number = {names[p]: k for k, p in enumerate(ordered)}  # torch numbers parameters in this order
+    state = {}
     for full, t in tensors.items():
         name, key = full.rsplit(".", 1)
         state.setdefault(number[name], {})[key] = t.clone()
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 # %% ../../nbs/lib/training/30_checkpoint.ipynb #c3933fab20d04ec698c2621248eb3be0
 class Snapshot(NamedTuple):
@@ -95,7 +91,7 @@ def copy_tensors(
         copies[name] = copy.copy_(t, non_blocking=True)
     return copies
 
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #8309879909854d7188b41380fd92a7c3
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #32c7e13664f340cdb6fcac2bdf535f6c
 @torch.no_grad()
 def take_snapshot(
     model: LanguageModel,
@@ -105,27 +101,21 @@ def take_snapshot(
     into: Snapshot | None = None,  # an older one, of no use any more: its memory is used again
 ) -> Snapshot:
     "Copy all that a run depends on."
-    live, device = (
-        {"h_LBH": state.h_LBH, "c_LBH": state.c_LBH, "rng": torch.get_rng_state()},
-        state.c_LBH.device,
-    )
+    device = state.c_LBH.device
+    live = {"h_LBH": state.h_LBH, "c_LBH": state.c_LBH, "rng": torch.get_rng_state()}
     if device.type == "cuda":
         live["cuda_rng"] = torch.cuda.get_rng_state(device)
-    files = {
-        "model": model.state_dict(),
-        "optimizer": optimizer_tensors(model, optimizer),
-        "state": live,
-    }
-    tensors = {
-        name: copy_tensors(files[name], into.tensors[name] if into else {}) for name in files
-    }
+    moments = optimizer_tensors(model, optimizer)
+    files = {"model": model.state_dict(), "optimizer": moments, "state": live}
+    room = into.tensors if into else dict.fromkeys(files, {})
+    tensors = {name: copy_tensors(files[name], room[name]) for name in files}
     ready = None
     if device.type == "cuda":
         ready = torch.cuda.Event()
         ready.record(torch.cuda.current_stream(device))
     return Snapshot(tensors, model.config, json.loads(json.dumps(trainer)), ready)
 
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #379cbbc1e968416e875cc15c1202d7eb
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #9b40b5bbad86456e83cc3eadce2bd7fd
 def manifest_text(
     files: dict[str, dict],  # name → bytes, sha256
 ) -> str:
@@ -133,98 +123,62 @@ def manifest_text(
     content = {"version": 2, "files": files}
     return json.dumps(content | {"digest": digest(content)}, indent=1) + "\n"
 
-
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #568114bf3c5a41e885cba9859a35a87c
 def read_manifest(
     path: Path,
 ) -> dict[str, dict]:
     "The files a checkpoint should have; a manifest that is not as it was written is a `KitError`."
     manifest = read_json(path)
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    if (
-        manifest != {"version": 1, "files": files}
-        and path.read_bytes() != manifest_text(files).encode()
-    ):
+    first_version = manifest == {"version": 1, "files": files}
+    if not first_version and path.read_bytes() != manifest_text(files).encode():
         raise KitError(f"{path} is damaged, or of a newer version; use the checkpoint before")
     return files
-
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #916684f9a58a4a2aa5f864670399430d
-@contextmanager
-def hold(
-    folder: str | Path,
-) -> Iterator[
-    bool | None
-]:  # True: it is ours; False: held elsewhere, in this process or another; None: cannot be told
-    "Hold `folder` until the context ends, or the process."
-    fd, ours = os.open(folder, os.O_RDONLY), True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        ours = False if isinstance(e, BlockingIOError) else None
-    try:
-        yield ours
-    finally:
-        os.close(fd)
 
 # %% ../../nbs/lib/training/30_checkpoint.ipynb #1671c31a24314836a5b85d7ef7fbf015
 def clear_leftovers(checkpoints: str | Path) -> None:
     "Delete what interrupted writes left behind, but not what is being written."
     for folder in Path(checkpoints).glob(".step-*"):
-        with suppress(OSError), hold(folder) as ours:
+        with suppress(OSError), hold_folder(folder) as ours:
             if ours:
                 shutil.rmtree(folder, ignore_errors=True)
-
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #f5a1fa73e5044315a093ec459c9be902
-@contextmanager
-def claim_run(
-    run: str | Path,  # its folder; made where there is none
-    patience: float = 60.0,  # seconds to wait for whoever still writes there
-) -> Iterator[None]:
-    "Be the only one who trains in `run` until the context ends, or the process; `KitError` where another goes on."
-    Path(run).mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    for tries in count():
-        with hold(run) as ours:
-            if ours is not False:
-                yield
-                return
-        if time.monotonic() - start > patience:
-            raise KitError(f"another process trains in {run}; stop it, or choose another out")
-        if tries == 1:
-            print(f"waiting for the process that still writes in {run}", flush=True)
-        time.sleep(0.1)
 
 # %% ../../nbs/lib/training/30_checkpoint.ipynb #3f9bc0b9dd2c44919cc8dcca39b469f8
 def step_folder(checkpoints: str | Path, step: int) -> Path:
     "Where the checkpoint of `step` lives; names sort by step."
     return Path(checkpoints) / f"step-{step:09d}"
 
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #0e382214b5f147d187d36a2058b9c724
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #5e164e86e6314d2cb7a86671108024b8
+def write_files(folder: Path, snapshot: Snapshot) -> None:
+    "Write a snapshot's files into an empty folder, the manifest last."
+    config = write_json(folder / "config.json", asdict(snapshot.config))
+    write_json(folder / "trainer.json", snapshot.trainer)
+    about = {"config": json.dumps(asdict(snapshot.config))}
+    for name, tensors in snapshot.tensors.items():
+        path = folder / f"{name}.safetensors"
+        save_file(tensors, path, about if name == "model" else None)
+        shutil.copymode(config, path)
+    files = {
+        p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
+        for p in sorted(folder.iterdir())
+    }
+    write_atomic(folder / "manifest.json", manifest_text(files))
+
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #eca0cc6d57ac42dcb83da0ae6fe5e475
 def write_snapshot(
     checkpoints: str | Path,  # the folder of all checkpoints of a run
     snapshot: Snapshot,
 ) -> Path:  # the published folder
-    "Write one checkpoint, whole or not at all; a full disk is a `KitError`, and then all is as before."
+    "Write one checkpoint, whole or not at all; a full disk is a `KitError`, and all is as before."
     final = step_folder(checkpoints, snapshot.trainer["step"])
     beside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
     try:
         clear_leftovers(checkpoints)
         beside.mkdir(parents=True)
-        with hold(beside):
+        with hold_folder(beside):
             if snapshot.ready is not None:
                 snapshot.ready.synchronize()
-            config = write_json(beside / "config.json", asdict(snapshot.config))
-            write_json(beside / "trainer.json", snapshot.trainer)
-            for name, tensors in snapshot.tensors.items():
-                about = {"config": json.dumps(asdict(snapshot.config))} if name == "model" else None
-                save_file(tensors, beside / f"{name}.safetensors", about)
-                shutil.copymode(
-                    config, beside / f"{name}.safetensors"
-                )  # its files are for their owner only
-            files = {
-                p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
-                for p in sorted(beside.iterdir())
-            }
-            write_atomic(beside / "manifest.json", manifest_text(files))
+            write_files(beside, snapshot)
             return publish_folder(beside, final)
     except (OSError, SafetensorError) as e:
         why = getattr(e, "strerror", None) or e
@@ -261,13 +215,14 @@ def find_damage(
         return path.name
     return None
 
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #d6ca27006b894b04b6fc8b79396e2797
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #dec325ad4564441c8ab6bc36254d25fe
 def verify_checkpoint(folder: str | Path) -> Path:  # the same folder
     "Raise a `KitError` that names the first damaged file."
     folder = Path(folder)
     if name := find_damage(folder):
         raise KitError(
-            f"{folder.name}/{name} is missing or damaged; delete that checkpoint and use the one before"
+            f"{folder.name}/{name} is missing or damaged; delete that checkpoint and use the one "
+            "before"
         )
     return folder
 
@@ -276,9 +231,9 @@ def newest_first(checkpoints: str | Path) -> list[Path]:
     "The published checkpoints; anything else in the folder is not ours."
     return sorted(Path(checkpoints).glob("step-" + 9 * "[0-9]"), reverse=True)
 
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #f61877af4e7f4313ad8234302950b331
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #01631e68b9a447ff8d8dcb0c47b55a4c
 def latest_checkpoint(
-    run: str | Path,  # a run folder (with checkpoints/ inside), or the folder of checkpoints itself
+    run: str | Path,  # a run folder with checkpoints/ inside, or the folder of checkpoints itself
 ) -> Path | None:
     "The newest whole checkpoint; damaged ones are named on the way. None where there is none."
     run = Path(run)
@@ -289,10 +244,9 @@ def latest_checkpoint(
             print(f"passed over: {e}")
     return None
 
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #76127f4a2f6a44fba749ea7800e59d51
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #877e1744160246ceb4223d2c962106cb
 def find_model(
-    where: str
-    | Path,  # a folder with a model, a run folder, the folder of checkpoints, or a bundled model's name
+    where: str | Path,  # folder with a model, run folder, folder of checkpoints, or bundled model
 ) -> Path:
     "The folder to open as a model: `where` itself, or the newest whole checkpoint in it."
     where = pretrained_folder(where)
@@ -300,9 +254,8 @@ def find_model(
         return where
     newest = latest_checkpoint(where)
     if newest is None:
-        raise KitError(
-            f"{where} has no whole checkpoint; train there first, or name another folder"
-        )
+        why = "has no whole checkpoint; train there first, or name another folder"
+        raise KitError(f"{where} {why}")
     return newest
 
 # %% ../../nbs/lib/training/30_checkpoint.ipynb #81ff116bae5b45f6b6dae177083008cf
@@ -313,90 +266,24 @@ class Checkpoint(NamedTuple):
     state: MLSTMState  # of the lanes asked for
     trainer: dict  # what `save_checkpoint` was given
 
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #9075f00cfa8d463f84130041b1e44ca7
+# %% ../../nbs/lib/training/30_checkpoint.ipynb #4f9ca1a744cd43caa8d617e115b37e29
 def load_checkpoint(
     folder: str | Path,
     model: LanguageModel,  # filled in place
     optimizer: torch.optim.Optimizer | None = None,  # filled in place; None leaves it out
     lanes: range | None = None,  # of this rank, as `ShardLoader.lanes` has them; None: all
 ) -> Checkpoint:
-    "Continue from `folder`: fills `model` and `optimizer`, restores torch's random state, returns lanes and numbers."
+    "Continue from `folder`: fill `model` and `optimizer`, restore torch's random state."
     folder = verify_checkpoint(folder)
     load_weights(model, folder / "model.safetensors")
     if optimizer is not None:
         load_optimizer_tensors(model, optimizer, load_file(folder / "optimizer.safetensors"))
-    saved, device = load_file(folder / "state.safetensors"), model.head.bias.device
+    device = model.head.bias.device
+    saved = load_file(folder / "state.safetensors")
     torch.set_rng_state(saved["rng"])
     if "cuda_rng" in saved and device.type == "cuda":
         torch.cuda.set_rng_state(saved["cuda_rng"], device)
     mine = slice(lanes.start, lanes.stop) if lanes is not None else slice(None)
-    state = MLSTMState(*(saved[name][:, mine].to(device, copy=True) for name in ("h_LBH", "c_LBH")))
+    h_LBH, c_LBH = (saved[name][:, mine].to(device, copy=True) for name in ("h_LBH", "c_LBH"))
+    state = MLSTMState(h_LBH, c_LBH)
     return Checkpoint(folder, state, read_json(folder / "trainer.json"))
-
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #5734001bcbac423990a4356310d8df13
-def prune_checkpoints(
-    checkpoints: str | Path,
-    keep: int = 2,  # how many of the newest whole ones stay
-    best: int | None = None,  # step of one more that stays
-    whole: Collection[Path] = (),  # known to be whole: not read again
-) -> list[str]:  # names of what stays
-    "Delete all but the newest `keep` whole checkpoints and that of step `best`, and leftovers of interrupted writes."
-    folders = newest_first(checkpoints)
-    stay = set(islice((f for f in folders if f in whole or find_damage(f) is None), keep))
-    if stay:
-        stay |= {step_folder(checkpoints, best)} if best is not None else set()
-        for folder in set(folders) - stay:
-            with suppress(OSError):  # what cannot be deleted stays
-                folder.rename(folder.with_name(f".{folder.name}"))
-    clear_leftovers(checkpoints)
-    return [folder.name for folder in reversed(folders) if folder in stay or not stay]
-
-# %% ../../nbs/lib/training/30_checkpoint.ipynb #94ae71b6e24e4355a139fb9fe2e09b64
-class CheckpointWriter:
-    "Saves checkpoints in a thread, one at a time, and keeps the newest and the best. One a run: rank 0's."
-
-    def __init__(self, checkpoints: str | Path, keep: int = 2):
-        self.checkpoints, self.keep = Path(checkpoints), keep
-        self.thread = futures.ThreadPoolExecutor(1, "checkpoint")
-        self.snapshot: Snapshot | None = None
-        self.writing: futures.Future | None = None
-        self.whole: set[Path] = set()
-
-    def save(
-        self,
-        model: LanguageModel,
-        optimizer: torch.optim.Optimizer,
-        state: MLSTMState,
-        trainer: dict,
-        best: int | None = None,  # step of the best so far, which may be this one
-    ) -> Path | None:  # the checkpoint before, if it was published only now
-        "Copy, and go on: `model` and all else may change once this returns."
-        before = self.wait()
-        self.snapshot = take_snapshot(model, optimizer, state, trainer, into=self.snapshot)
-        self.writing = self.thread.submit(self._write, self.snapshot, best)
-        return before
-
-    def _write(self, snapshot: Snapshot, best: int | None) -> Path:
-        folder = write_snapshot(self.checkpoints, snapshot)
-        self.whole.add(folder)
-        prune_checkpoints(self.checkpoints, self.keep, best, self.whole)
-        return folder
-
-    def poll(self) -> Path | None:
-        "The checkpoint published since the last question, or None; does not wait."
-        return self.wait() if self.writing is not None and self.writing.done() else None
-
-    def wait(self) -> Path | None:
-        "Wait for the write in flight; its checkpoint, or None where there was no write."
-        if self.writing is None:
-            return None
-        futures.wait([self.writing])
-        done, self.writing = self.writing, None
-        return done.result()
-
-    def close(self) -> Path | None:
-        "`wait`, and end the thread."
-        try:
-            return self.wait()
-        finally:
-            self.thread.shutdown()

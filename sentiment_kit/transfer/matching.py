@@ -20,7 +20,29 @@ from .labels import FeatureError, check_features, check_labels
 from .neuron import RULES, rule_scores
 from .probe import SentimentProbe
 
-# %% ../../nbs/lib/transfer/65_matching.ipynb #8edb47106e1a46a883d545849b8ab81b
+# %% ../../nbs/lib/transfer/65_matching.ipynb #ad07317383474f13a7f8998073834c71
+def _rank(score_U: np.ndarray, unit: int) -> int:
+    "1 for the highest score; the last where all scores are 0."
+    return 1 + int(np.sum(score_U > score_U[unit])) if score_U.any() else len(score_U)
+
+# %% ../../nbs/lib/transfer/65_matching.ipynb #35c7d1cba2fc4397a351226bbd9c762a
+def _stability_row(
+    rule: str,
+    full_U: np.ndarray,  # scores on all texts: the highest is the unit asked about
+    found: list[np.ndarray],  # score_U of each resample
+) -> dict:
+    "How often the unit wins, its rank, and which other unit wins most often."
+    unit = int(full_U.argmax())
+    wins = Counter(int(score_U.argmax()) for score_U in found if score_U.any())
+    ranks = [_rank(score_U, unit) for score_U in found]
+    low, middle, high = np.quantile(ranks, [0.05, 0.5, 0.95], method="nearest").tolist()
+    others = (pair for pair in wins.most_common(2) if pair[0] != unit)
+    second, its_wins = next(others, (None, 0))
+    row = dict(rule=rule, unit=unit, wins=wins[unit] / len(found))
+    row |= dict(rank_5=low, rank_50=middle, rank_95=high)
+    return row | dict(runner_up=second, its_wins=its_wins / len(found))
+
+# %% ../../nbs/lib/transfer/65_matching.ipynb #ce73f5317beb4bf4b609f39beeb28154
 def bootstrap_units(
     probe: SentimentProbe,  # fitted on (X, y)
     X: np.ndarray,  # train features [N, U]
@@ -29,110 +51,91 @@ def bootstrap_units(
     n_resamples: int = 100,
     seed: int = 0,  # of the resamples
     progress: bool = False,  # show a bar
-) -> list[
-    dict
-]:  # a row a rule: unit, share of wins, its rank (5%, median, 95%), the runner-up and its wins
+) -> list[dict]:  # a row a rule: unit, its wins, its rank (5%, median, 95%), the runner-up
     "How often each rule names the same unit when the training texts are drawn again."
-    X, (_, of_text) = check_features(probe, X), check_labels(y, len(X), probe.classes_)
-    rng, found = np.random.default_rng(seed), {rule: [] for rule in rules}
+    X = check_features(probe, X)
+    of_text = check_labels(y, len(X), probe.classes_)[1]
     full = {rule: rule_scores(rule, probe.coef_[0], X, X, of_text) for rule in rules}
+    found = {rule: [] for rule in rules}
+    rng = np.random.default_rng(seed)
     for _ in tqdm(range(n_resamples), disable=not progress, desc="bootstrap", unit="resample"):
         rows = rng.integers(len(X), size=len(X))
-        if len(np.unique(of_text[rows])) < 2:
+        drawn = X[rows], of_text[rows]
+        if len(np.unique(drawn[1])) < 2:
             continue  # nothing to tell apart in this one
-        again = SentimentProbe(Cs=(probe.C_,), extend=0).fit(X[rows], of_text[rows], X, of_text)
+        again = SentimentProbe(Cs=(probe.C_,), extend=0).fit(*drawn, X, of_text)
         for rule in rules:
-            found[rule].append(rule_scores(rule, again.coef_[0], X[rows], X[rows], of_text[rows]))
-    return [
-        _stability_row(rule, full[rule], found[rule])
-        for rule in rules
-        if full[rule].any() and found[rule]
-    ]
+            found[rule].append(rule_scores(rule, again.coef_[0], drawn[0], *drawn))
+    named = [rule for rule in rules if full[rule].any() and found[rule]]
+    return [_stability_row(rule, full[rule], found[rule]) for rule in named]
 
-# %% ../../nbs/lib/transfer/65_matching.ipynb #10185d26023b46108eb7d9f57d49d2b3
-def _stability_row(rule: str, full_U: np.ndarray, found: list[np.ndarray]) -> dict:
-    unit, wins = (
-        int(full_U.argmax()),
-        Counter(int(score_U.argmax()) for score_U in found if score_U.any()),
-    )
-    ranks = [
-        1 + int(np.sum(score_U > score_U[unit])) if score_U.any() else len(score_U)
-        for score_U in found
-    ]
-    low, middle, high = np.quantile(ranks, [0.05, 0.5, 0.95], method="nearest").tolist()
-    second, its_wins = next((pair for pair in wins.most_common(2) if pair[0] != unit), (None, 0))
-    row = dict(
-        rule=rule, unit=unit, wins=wins[unit] / len(found), rank_5=low, rank_50=middle, rank_95=high
-    )
-    return row | dict(runner_up=second, its_wins=its_wins / len(found))
+# %% ../../nbs/lib/transfer/65_matching.ipynb #68b16cabc6594e4bbd691c49bbc60c21
+def _moments(A_NU: np.ndarray, B_NV: np.ndarray) -> tuple:
+    "Σa_U, Σb_V, Σa²_U, Σb²_V, Σab_UV."
+    return A_NU.sum(0), B_NV.sum(0), (A_NU**2).sum(0), (B_NV**2).sum(0), A_NU.T @ B_NV
 
-# %% ../../nbs/lib/transfer/65_matching.ipynb #b118ea5561624da68c537baed56e602f
-def match_units(
-    chunks: Iterable[
-        tuple[np.ndarray, np.ndarray]
-    ],  # pairs A_NU, B_NV: two models' states, row for row
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # best_U: the matching unit of B; r_U: their correlation, with its sign
-    "For every unit of A the unit of B that correlates most with it, over all rows of all chunks."
-    sums, n = None, 0
+# %% ../../nbs/lib/transfer/65_matching.ipynb #25e964d32d3a44c185e7388df4d775dd
+def _gather_moments(
+    chunks: Iterable[tuple[np.ndarray, np.ndarray]],  # pairs A_NU, B_NV
+) -> tuple[int, list[np.ndarray]]:  # rows; Σa_U, Σb_V, Σa²_U, Σb²_V, Σab_UV, float64
+    "Sums over all rows of all chunks, around the first chunk's mean."
+    sums = None
+    n = 0
     for A_NU, B_NV in chunks:
         if len(A_NU) != len(B_NV):
-            raise FeatureError(
-                f"two models' states have {len(A_NU)} and {len(B_NV)} rows; both must read the same"
-            )
-        if sums is None and len(A_NU):
-            middle, sums = (A_NU.mean(0), B_NV.mean(0)), [0.0] * 5
-        if len(A_NU):
-            A_NU, B_NV = A_NU - middle[0], B_NV - middle[1]
-            moments = A_NU.sum(0), B_NV.sum(0), (A_NU**2).sum(0), (B_NV**2).sum(0), A_NU.T @ B_NV
-            sums = [
-                total + np.asarray(moment, np.float64)
-                for total, moment in zip(sums, moments, strict=True)
-            ]
-            n += len(A_NU)
+            said = f"two models' states have {len(A_NU)} and {len(B_NV)} rows"
+            raise FeatureError(f"{said}; both must read the same")
+        if not len(A_NU):
+            continue
+        if sums is None:
+            middle = A_NU.mean(0), B_NV.mean(0)
+            sums = [0.0] * 5
+        pairs = zip(sums, _moments(A_NU - middle[0], B_NV - middle[1]), strict=True)
+        sums = [total + np.asarray(moment, np.float64) for total, moment in pairs]
+        n += len(A_NU)
     if sums is None:
         raise FeatureError("there are no states to match; give at least one text")
+    return n, sums
+
+# %% ../../nbs/lib/transfer/65_matching.ipynb #bb7f888fa8f7407280ea3cb97842c193
+def _correlations(n, a_U, b_V, aa_U, bb_V, ab_UV) -> np.ndarray:  # r_UV
+    "Correlations from the sums over n rows; 0 where a unit does not vary."
+    spread = np.sqrt(np.outer(aa_U - a_U**2 / n, bb_V - b_V**2 / n))
+    product = ab_UV - np.outer(a_U, b_V) / n
+    return np.divide(product, spread, out=np.zeros_like(spread), where=spread > 0)
+
+# %% ../../nbs/lib/transfer/65_matching.ipynb #9dafa6857055430aacbe83388ff2589c
+def match_units(
+    chunks: Iterable[tuple[np.ndarray, np.ndarray]],  # A_NU, B_NV: two models' states, row for row
+) -> tuple[np.ndarray, np.ndarray]:  # best_U: the unit of B; r_U: their correlation, with sign
+    "For every unit of A the unit of B that correlates most with it, over all rows of all chunks."
+    n, sums = _gather_moments(chunks)
     if not all(np.isfinite(total).all() for total in sums):
         raise FeatureError("the states have NaN or inf; a model that diverged cannot be matched")
-    a_U, b_V, aa_U, bb_V, ab_UV = sums
-    spread = np.sqrt(np.outer(aa_U - a_U**2 / n, bb_V - b_V**2 / n))
-    r_UV = np.divide(
-        ab_UV - np.outer(a_U, b_V) / n, spread, out=np.zeros_like(spread), where=spread > 0
-    )
+    r_UV = _correlations(n, *sums)
     best_U = np.abs(r_UV).argmax(1)
     return best_U, r_UV[np.arange(len(best_U)), best_U]
 
-# %% ../../nbs/lib/transfer/65_matching.ipynb #504fb2a444614c0babb325280ed9130a
-def stream_traces(
-    model: LanguageModel | StateSource,
-    texts: Iterable[str | bytes],  # any number; bytes count as encoded
-    units: Sequence[int] | None = None,  # which; None: all
-    lanes: int = 64,  # B: texts read side by side
-) -> Iterator[
-    tuple[bytes, np.ndarray]
-]:  # each encoded text and its states after every byte, values_TU float32
-    "Traces of many texts in their order; memory is flat in their number."
-    source, lot, size = as_source(model), [], 0
-    units = which_units(units, source.n_units)
-    for text in texts:
-        lot += encode_texts([text], source.preset)
-        size += len(lot[-1])
-        if size * len(units) > TRACE_NUMBERS or len(lot) >= 16 * lanes:
-            yield from _read_lot(source, lot, units, lanes)
-            lot, size = [], 0
-    yield from _read_lot(source, lot, units, lanes)
+# %% ../../nbs/lib/transfer/65_matching.ipynb #787b93b4cb214594a7f91e32a0a83e49
+def _read_each(source: StateSource, lot, units) -> Iterator[tuple[bytes, np.ndarray]]:
+    "Each text of a lot with its values_TU, one after the other."
+    for text in lot:
+        yield text, np.asarray(source.trace(text, units), np.float32)
 
-
-TRACE_NUMBERS = 2**24  # values in memory at a time: 64 MB
-
-# %% ../../nbs/lib/transfer/65_matching.ipynb #59bbdb311c014d738909a11f9e486628
-def _read_lot(source, lot, units, lanes) -> Iterator[tuple[bytes, np.ndarray]]:
+# %% ../../nbs/lib/transfer/65_matching.ipynb #031110173edc435d9fed48a0d68f3bc2
+def _read_lot(
+    source: StateSource,
+    lot: Sequence[bytes],
+    units: Sequence[int],
+    lanes: int,
+) -> Iterator[tuple[bytes, np.ndarray]]:
+    "Each text of a lot with its values_TU; a language model reads `lanes` of them side by side."
     if not isinstance(source, ModelStates):
-        yield from ((text, np.asarray(source.trace(text, units), np.float32)) for text in lot)
+        yield from _read_each(source, lot, units)
         return
     ids_BT, reset_BT, lane_N, start_N, stop_N = lay_out(lot, lanes)
-    values_BTU, state = np.empty((*ids_BT.shape, len(units)), np.float32), None
+    values_BTU = np.empty((*ids_BT.shape, len(units)), np.float32)
+    state = None
     for t in range(0, ids_BT.shape[1], 256):
         piece = slice(t, t + 256)
         states_BTU, state = source.read(ids_BT[:, piece], state, reset_BT[:, piece])
@@ -140,24 +143,52 @@ def _read_lot(source, lot, units, lanes) -> Iterator[tuple[bytes, np.ndarray]]:
     for text, lane, start, stop in zip(lot, lane_N, start_N, stop_N, strict=True):
         yield text, values_BTU[lane, start:stop]
 
-# %% ../../nbs/lib/transfer/65_matching.ipynb #3ed186c9a28b402fb0bc4494df01f08d
+# %% ../../nbs/lib/transfer/65_matching.ipynb #69eeba6c33814879987ec6dd95c81036
+TRACE_NUMBERS = 2**24  # values in memory at a time: 64 MB
+
+# %% ../../nbs/lib/transfer/65_matching.ipynb #e774bc8a43b74ed1871d5908fcb29e17
+def stream_traces(
+    model: LanguageModel | StateSource,
+    texts: Iterable[str | bytes],  # any number; bytes count as encoded
+    units: Sequence[int] | None = None,  # which; None: all
+    lanes: int = 64,  # B: texts read side by side
+) -> Iterator[tuple[bytes, np.ndarray]]:  # each encoded text and its values_TU float32
+    "States after every byte of many texts, in their order; memory is flat in their number."
+    source = as_source(model)
+    units = which_units(units, source.n_units)
+    lot = []
+    size = 0
+    for text in texts:
+        lot += encode_texts([text], source.preset)
+        size += len(lot[-1])
+        if size * len(units) > TRACE_NUMBERS or len(lot) >= 16 * lanes:
+            yield from _read_lot(source, lot, units, lanes)
+            lot = []
+            size = 0
+    yield from _read_lot(source, lot, units, lanes)
+
+# %% ../../nbs/lib/transfer/65_matching.ipynb #cfd00908aba24763b4da595d91f39fa6
+def _match_one(x_N1: np.ndarray, B_NV: np.ndarray) -> tuple[int, float]:
+    "The unit of B that correlates most with one unit, and their correlation."
+    (best,), (r,) = match_units([(x_N1, B_NV)])
+    return int(best), float(r)
+
+# %% ../../nbs/lib/transfer/65_matching.ipynb #9ad97847af784824a6dceb54443c3150
 def match_neurons(
     features: dict[str, np.ndarray],  # of each model (or seed), of the same texts: X_NU
     units: dict[str, int],  # the neuron that each one found by itself
     seed: int = 0,  # of the shuffle
 ) -> list[dict]:  # a row for each pair in each direction
     "Whether models that found their neuron independently found the same one."
-    rows, rng = [], np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
+    rows = []
     for a, b in permutations(features, 2):
-        x_N1, B_NV = features[a][:, [units[a]]], features[b]
-        (best,), (r,) = match_units([(x_N1, B_NV)])
-        _, (r_own,) = match_units([(x_N1, B_NV[:, [units[b]]])])
-        _, (r_chance,) = match_units([(rng.permutation(x_N1), B_NV)])
-        row = dict(unit=f"{a}, unit {units[a]}", best_match=f"{b}, unit {best}", r=float(r))
-        row |= dict(
-            its_neuron=f"unit {units[b]}",
-            r_with_it=float(r_own),
-            best_r_by_chance=abs(float(r_chance)),
-        )
+        x_N1 = features[a][:, [units[a]]]
+        B_NV = features[b]
+        best, r = _match_one(x_N1, B_NV)
+        row = dict(unit=f"{a}, unit {units[a]}", best_match=f"{b}, unit {best}", r=r)
+        r_own = _match_one(x_N1, B_NV[:, [units[b]]])[1]
+        row |= dict(its_neuron=f"unit {units[b]}", r_with_it=r_own)
+        row |= dict(best_r_by_chance=abs(_match_one(rng.permutation(x_N1), B_NV)[1]))
         rows.append(row)
     return rows

@@ -1,0 +1,311 @@
+// The whole: the parts of a widget, and how they follow its traits. Python sends bytes and float32
+// values of whole units; what a mouse, a scroll bar or another unit needs is computed here.
+
+import { MOST, button, element, has, key, label, words } from "./basics.js";
+import { typingBox } from "./input.js";
+import { measureIn } from "./layout.js";
+import { Text, channel, largest } from "./marks.js";
+import { Picker, fillSlots } from "./menu.js";
+import { Pane } from "./pane.js";
+import { receive, saveButtons } from "./saving.js";
+import { explain, inspect, tellTop } from "./told.js";
+
+const LEDGER = "what each character wrote into the unit, and how much of it is left at the end";
+const HELP =
+  "Point at a character, or move with the arrow keys; click it for its top units.";
+
+class App {
+  constructor(model, el) {
+    this.model = model;
+    this.el = el;
+    this.id = Math.random().toString(36).slice(2);
+    this.panes = [];
+    this.texts = [];
+    this.drawn = []; // of each unit that is drawn: its scale, and its values in every pane
+    this.widths = new Map(); // of characters
+    this.makeParts();
+    this.listen();
+    this.open();
+    this.say();
+  }
+
+  makeParts() {
+    const { el } = this;
+    el.classList.add("skh");
+    el.addEventListener("focusin", ({ target }) => {
+      target.dataset.lmSuppressShortcuts = "true"; // JupyterLab's keys
+    });
+    this.picker = new Picker(this);
+    this.slots = element("div", "skh-slots");
+    this.ledger = button("Ledger", LEDGER, () => {
+      this.set({ view: this.model.get("view") === "ledger" ? "state" : "ledger" });
+    });
+    this.ledger.hidden = true;
+    this.error = element("div", "skh-error", { attributes: { role: "alert" } });
+    this.stage = element("div", "skh-stage");
+    this.legend = element("div", "skh-legend");
+    this.told = element("div", "skh-told", { attributes: { role: "status" } });
+    this.tops = element("div", "skh-tops");
+    const bar = element("div", "skh-bar", {}, this.slots, this.ledger, saveButtons(this));
+    const below = [this.stage, this.legend, this.told, this.tops];
+    el.append(bar, this.picker.box, this.error, ...below);
+  }
+
+  listen() {
+    const refresh = () => this.refresh();
+    this.changes = {
+      "change:picture": () => this.open(),
+      "change:texts": () => this.fill(),
+      "change:error": () => this.say(),
+      "change:top": () => tellTop(this),
+      "msg:custom": (message, buffers) => receive(this, message, buffers),
+      "change:shown": refresh,
+      "change:flipped": refresh,
+      "change:view": refresh,
+      "change:ledgers": refresh,
+    };
+    for (const [name, change] of Object.entries(this.changes)) this.model.on(name, change);
+    this.resized = new ResizeObserver(() => {
+      for (const pane of this.panes) {
+        const { clientWidth } = pane.view;
+        if (pane.text && clientWidth && clientWidth !== pane.width) pane.lay();
+      }
+    });
+  }
+
+  stop() {
+    this.resized.disconnect();
+    for (const [name, change] of Object.entries(this.changes)) this.model.off(name, change);
+  }
+
+  // -- the traits
+
+  get isPage() {
+    return !!this.model.isPage;
+  }
+
+  get choices() {
+    return this.model.get("choices") ?? {};
+  }
+
+  get shown() {
+    return this.model.get("shown") ?? [];
+  }
+
+  get flipped() {
+    return this.model.get("flipped") ?? [];
+  }
+
+  get typed() {
+    return this.model.get("texts") ?? [];
+  }
+
+  set(values) {
+    for (const [name, value] of Object.entries(values)) this.model.set(name, value);
+    this.model.save_changes();
+  }
+
+  flip(unit) {
+    const { flipped } = this;
+    const others = flipped.filter((other) => key(other) !== key(unit));
+    this.set({ flipped: has(flipped, unit) ? others : [...flipped, unit] });
+  }
+
+  choose(slot, unit) {
+    const shown = [...this.shown];
+    const units = this.model.get("units") ?? this.picture.units;
+    const twin = shown.findIndex((other) => key(other) === key(unit));
+    if (twin < 0 || twin === slot) {
+      shown[slot] = unit;
+    } else if (slot < shown.length) {
+      [shown[slot], shown[twin]] = [shown[twin], shown[slot]]; // already there: they change places
+    }
+    this.set(has(units, unit) ? { shown } : { units: [...units, unit], shown });
+  }
+
+  // -- from the picture to the panes
+
+  open() {
+    this.picture = this.model.get("picture");
+    if (!this.picture?.panes) {
+      this.told.replaceChildren(words("span", "skh-note", "Nothing to draw yet."));
+      return;
+    }
+    this.palette = this.picture;
+    this.texts = this.picture.panes.map((pane) => new Text(pane));
+    const titles = this.texts.map((text) => text.title);
+    const form = JSON.stringify([this.picture.typed, titles, this.typed.length]);
+    if (form !== this.form) this.build();
+    this.form = form;
+    this.refresh(true);
+    this.fill();
+  }
+
+  // Boxes to type in and panes, side by side.
+  build() {
+    const { typed } = this;
+    const can = this.picture.typed && !this.isPage;
+    const several = can && typed.length;
+    const each = several ? Math.max(1, this.texts.length / typed.length) : this.texts.length;
+    for (const pane of this.panes) this.resized.unobserve(pane.view);
+    this.panes = this.texts.map((text, i) => new Pane(this, i, text.title));
+    this.boxes = [];
+    this.stage.replaceChildren();
+    for (let i = 0; i < this.panes.length; i += each) {
+      const name = typed.length > 1 ? `text ${i / each + 1}` : "text";
+      const part = element("section", "skh-text", { attributes: { "aria-label": name } });
+      if (can) {
+        const { box, fold } = typingBox(this, i / each, typed);
+        this.boxes.push(box);
+        part.append(fold);
+      }
+      const panes = this.panes.slice(i, i + each).map((pane) => pane.box);
+      part.append(element("div", "skh-panes", {}, ...panes));
+      this.stage.append(part);
+    }
+    for (const pane of this.panes) this.resized.observe(pane.view);
+  }
+
+  // The boxes follow Python, but never under the typist's hands.
+  fill() {
+    const { typed } = this;
+    this.boxes?.forEach((box, n) => {
+      const differs = typed[n] !== undefined && box.value !== typed[n];
+      if (differs && document.activeElement !== box) box.value = typed[n];
+    });
+  }
+
+  // -- from the traits to the colours
+
+  refresh(texts = false) {
+    if (!this.picture?.panes) return;
+    const before = this.drawn.length;
+    this.chooseDrawn(texts);
+    for (const [i, pane] of this.panes.entries()) {
+      if (texts) pane.set(this.texts[i]);
+      else if (this.drawn.length !== before) pane.lay();
+      else pane.paint();
+      this.describe(pane);
+    }
+    this.showControls();
+    explain(this);
+    if (this.hovered && this.panes.includes(this.hovered[0])) this.inspect(...this.hovered);
+    else this.told.replaceChildren(words("span", "skh-note", HELP));
+    tellTop(this);
+  }
+
+  // The units whose values are here, and those that are waited for.
+  chooseDrawn(texts) {
+    const { picture, shown } = this;
+    const ledgers = this.model.get("view") === "ledger" && (this.model.get("ledgers") ?? {});
+    const ready = shown.filter((unit) => {
+      return has(picture.units, unit) && (!ledgers || this.fits(ledgers[key(unit)]));
+    });
+    this.waiting = shown.filter((unit) => !has(ready, unit));
+    if (ready.length) {
+      this.drawn = ready.slice(0, MOST).map((unit) => this.channels(unit, ledgers));
+    } else if (texts) {
+      this.drawn = picture.units.slice(0, 1).map((unit) => this.channels(unit, false));
+    }
+  }
+
+  // Is a ledger of these texts? It may still be that of the text before.
+  fits(ledger) {
+    if (!ledger || ledger.length !== this.texts.length) return false;
+    return ledger.every((part, i) => part.write.byteLength === 4 * this.texts[i].bytes.length);
+  }
+
+  channels(unit, ledgers) {
+    const row = this.picture.units.findIndex((other) => key(other) === key(unit));
+    const sign = has(this.flipped, unit) ? -1 : 1;
+    const ledger = ledgers && ledgers[key(unit)];
+    const panes = this.texts.map((text, i) => channel(text, row, sign, ledger && ledger[i]));
+    const sizes = panes.flatMap(({ value, wrote }) => [largest(value), wrote ? largest(wrote) : 0]);
+    const most = Math.max(...sizes, 0);
+    const known = ledger ? 0 : (this.picture.scales[key(unit)] ?? 0);
+    return { unit, sign, panes, ledger: !!ledger, scale: Math.max(most, known) || 1 };
+  }
+
+  measure(style) {
+    return measureIn(style, this.widths);
+  }
+
+  // What a screen reader says of a pane.
+  describe(pane) {
+    const { title, size } = pane.text;
+    const names = this.drawn.map(({ unit, sign }) => label(unit) + (sign < 0 ? ", flipped" : ""));
+    const said =
+      `${title || "text"}, ${size} characters, in the colours of ${names.join(", ")}; ` +
+      "arrow keys move, Enter asks for top units";
+    pane.view.setAttribute("aria-label", said);
+  }
+
+  showControls() {
+    fillSlots(this);
+    const ledgers = this.model.get("ledgers") ?? {};
+    this.ledger.hidden = this.isPage ? !Object.keys(ledgers).length : !this.picture.ledger;
+    this.ledger.setAttribute("aria-pressed", String(this.model.get("view") === "ledger"));
+    this.el.setAttribute("aria-busy", String(this.waiting.length > 0));
+  }
+
+  say() {
+    this.error.textContent = this.model.get("error") ?? "";
+  }
+
+  // -- what panes ask for
+
+  // Panes of the same text scroll together.
+  follow(pane) {
+    const { scrollTop } = pane.view;
+    for (const other of this.panes) {
+      if (other === pane || !other.text || !pane.text.equals(other.text)) continue;
+      if (other.view.scrollTop !== scrollTop) other.view.scrollTop = scrollTop;
+    }
+  }
+
+  inspect(pane, g, live) {
+    inspect(this, pane, g, live);
+  }
+
+  pick(pane, g) {
+    if (!pane.text.size) return;
+    this.inspect(pane, g, "polite");
+    if (!this.choices.n_units || this.isPage) return;
+    const picked = { pane: pane.i, start: pane.text.start(g), stop: pane.text.stops[g] };
+    this.set({ picked });
+  }
+}
+
+function render({ model, el }) {
+  const app = new App(model, el);
+  return () => app.stop();
+}
+
+// Bytes out of the base64 of a saved page.
+function revive(_, value) {
+  if (typeof value?.base64 !== "string") return value;
+  const raw = atob(value.base64);
+  const bytes = Uint8Array.from(raw, (char) => char.charCodeAt(0));
+  return new DataView(bytes.buffer);
+}
+
+// A saved file: its state lies in the page, and there is no Python to ask.
+export function openPage() {
+  const state = JSON.parse(document.getElementById("state").textContent, revive);
+  const listeners = {};
+  const model = {
+    isPage: true,
+    get: (name) => state[name],
+    set(name, value) {
+      state[name] = value;
+      for (const listener of listeners[`change:${name}`] ?? []) listener();
+    },
+    on: (name, listener) => (listeners[name] ??= []).push(listener),
+    off() {},
+    send() {},
+    save_changes() {},
+  };
+  render({ model, el: document.querySelector("main") });
+}
+
+export default { render };

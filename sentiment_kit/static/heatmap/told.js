@@ -1,0 +1,164 @@
+// What is told in words below the text: what the colours mean, the character under the mouse, and
+// the units that a clicked character moved.
+
+import { button, decoder, element, hex, label, number, words } from "./basics.js";
+import { bars, picture, tint } from "./colour.js";
+import { strip } from "./layout.js";
+import { percentile } from "./marks.js";
+
+// The scale itself: eleven steps, as tints and as bars.
+function ramp(palette) {
+  const steps = Array.from({ length: 11 }, (_, k) => k / 5 - 1);
+  const edges = steps.map((_, k) => [11 * k, 11]);
+  const swatches = steps.map((level) => {
+    const swatch = element("span", "skh-swatch");
+    swatch.style.backgroundColor = tint(level, palette);
+    return swatch;
+  });
+  const drawn = picture("skh-steps", strip(1), bars([{ levels: steps }], edges));
+  const attributes = { "aria-hidden": "true" };
+  return element("span", "skh-ramp", { attributes }, ...swatches, drawn);
+}
+
+function scaleLine({ unit, sign, scale, ledger, panes }, palette) {
+  const name = label(unit) + (sign < 0 ? " (sign flipped)" : "");
+  const low = words("span", "", number(-scale));
+  const high = words("span", "", number(scale));
+  const swatches = element("span", "skh-swatches", {}, low, ramp(palette), high);
+  const parts = [words("span", "skh-name", name), swatches];
+  if (ledger) {
+    const sums = panes.map(({ total }) => number(total)).join(" and ");
+    parts.push(words("span", "skh-note", `all together ${sums}`));
+  }
+  return element("div", "skh-scale", {}, ...parts);
+}
+
+// What the colours mean.
+export function explain(app) {
+  const parts = app.drawn.map((drawn) => scaleLine(drawn, app.palette));
+  if (app.drawn[0]?.ledger) {
+    const said =
+      "Ledger: colour and coloured bar are what is left of a character in the last value, " +
+      "the grey bar what it wrote.";
+    parts.push(words("div", "skh-note", said));
+  }
+  if (app.waiting.length) {
+    const units = app.waiting.map(label).join(", ");
+    parts.push(words("div", "skh-note", `reading ${units} …`));
+  }
+  app.legend.replaceChildren(...parts);
+}
+
+// A row of the table under the text.
+function tableRow(tag, row) {
+  const cells = row.map((textContent, n) => {
+    if (tag === "th") return element("th", "", { textContent, attributes: { scope: "col" } });
+    if (n) return element(tag, "", { textContent });
+    return element("th", "", { textContent, attributes: { scope: "row" } });
+  });
+  return element("tr", "", {}, ...cells);
+}
+
+// All values of a unit in order, for percentiles; made when first asked for.
+function sortedValues(drawn) {
+  drawn.sorted ??= Float32Array.from(drawn.panes.flatMap(({ value }) => [...value])).sort();
+  return drawn.sorted;
+}
+
+// What one unit is at mark g: its name and three numbers.
+function facts(drawn, i, g, title) {
+  const { value, wrote } = drawn.panes[i];
+  const flipped = drawn.sign < 0 ? " (flipped)" : "";
+  const name = label(drawn.unit) + flipped + title;
+  if (wrote) {
+    const moved = Math.abs(wrote[g]) > 1e-9;
+    const survives = moved ? `${((100 * value[g]) / wrote[g]).toFixed(1)}%` : "–";
+    return [name, number(wrote[g]), survives, number(value[g])];
+  }
+  const rank = percentile(sortedValues(drawn), value[g]).toFixed(0);
+  const change = value[g] - (g ? value[g - 1] : 0);
+  return [name, number(value[g]), `${rank}%`, number(change)];
+}
+
+// The table: a row for each unit that is drawn, over each pane that shows the same text.
+function factsTable(app, panes, g) {
+  const ledger = app.drawn.some((drawn) => drawn.ledger);
+  const kinds = ledger
+    ? ["wrote", "survives", "left at the end"]
+    : ["value", "percentile", "change"];
+  const rows = panes.flatMap((pane) => {
+    const title = panes.length > 1 && pane.text.title ? `, ${pane.text.title}` : "";
+    return app.drawn.map((drawn) => tableRow("td", facts(drawn, pane.i, g, title)));
+  });
+  const head = element("thead", "", {}, tableRow("th", ["", ...kinds]));
+  return element("table", "skh-table", {}, head, element("tbody", "", {}, ...rows));
+}
+
+function codePoint(char) {
+  return `U+${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+}
+
+// The character itself: its bytes, its code points, its place.
+function character(text, g) {
+  const shown = text.shown(g).trim() || "␣";
+  const piece = text.piece(g);
+  const start = text.start(g);
+  const stop = text.stops[g];
+  const many = stop - start > 1;
+  const broken = text.special.get(g)?.shown === "\ufffd";
+  const points = broken ? "not UTF-8" : [...decoder.decode(piece)].map(codePoint).join(" ");
+  const place = many ? `bytes ${start}–${stop - 1}` : `byte ${start}`;
+  const bytes = piece.length > 24 ? `${hex(piece.subarray(0, 24), " ")} …` : hex(piece, " ");
+  const parts = [
+    words("code", "", bytes),
+    words("span", "", points),
+    words("span", "", `${place} of ${text.bytes.length}`),
+  ];
+  const glyph = words("bdi", "skh-glyph", shown);
+  return element("div", "skh-char", {}, glyph, element("span", "skh-facts", {}, ...parts));
+}
+
+// The character under mouse or keys, marked in every pane of the same text. `live` says how soon
+// a screen reader tells it.
+export function inspect(app, pane, mark, live) {
+  const { text } = pane;
+  if (!text.size) return;
+  const g = Math.min(mark, text.size - 1);
+  app.hovered = [pane, g, live];
+  pane.at = g;
+  for (const other of app.panes) other.mark();
+  const same = app.panes.filter((other) => other === pane || other.text.equals(text));
+  for (const other of same) other.mark(g);
+  app.told.setAttribute("aria-live", live);
+  app.told.replaceChildren(character(text, g), factsTable(app, same, g));
+}
+
+function topButton(app, [unit, value, change], shownValue) {
+  const title = `unit ${unit}: value ${number(value)}, change ${number(change)}; click to draw it`;
+  const choose = () => app.choose(0, unit);
+  const node = button(`${unit}  ${number(shownValue)}`, title, choose);
+  node.dataset.unit = unit;
+  return node;
+}
+
+// The units that the clicked character moved, and those that are largest after it.
+export function tellTop(app) {
+  const top = app.model.get("top") ?? {};
+  const text = app.texts[top.pane];
+  const known = text && top.stop <= text.bytes.length && top.moved;
+  if (!known) {
+    app.tops.replaceChildren();
+    return;
+  }
+  const quote = decoder.decode(text.bytes.subarray(top.start, top.stop)).trim() || "␣";
+  const line = (name, units, n) => {
+    const shown = words("bdi", "skh-quote", quote);
+    const head = element("span", "skh-name", {}, `units ${name} `, shown);
+    const buttons = units.map((row) => topButton(app, row, row[n]));
+    return element("div", "skh-line", {}, head, ...buttons);
+  };
+  app.tops.replaceChildren(
+    line("moved most by", top.moved, 2),
+    line("largest after", top.largest, 1),
+  );
+}
