@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
+from pygments.styles import get_style_by_name
+from pygments.token import STANDARD_TYPES, Text, Whitespace
 from sync import ROOT, notebooks
 
 from sentiment_kit.data.files import publish_folder
@@ -32,6 +35,7 @@ SECTIONS = {
 }  # folder of nbs/ and heading, in the navigation's order
 SECTIONS |= {f"lib/{stage}": f"Library: {stage}" for stage in STAGES}
 SECTIONS |= {"lib": "Library: above and below", "runs": "Run notebooks"}
+CODE_STYLES = ("default", "github-dark")  # for a light and for a dark page
 PLOTLY = "application/vnd.plotly.v1+json"
 PAGE = """{%- extends 'lab/base.html.j2' -%}
 {%- block header -%}
@@ -143,6 +147,18 @@ def navigation(pages: list[Path], here: Path) -> str:
     return "\n".join([*lines, "<p>Code with such an edge is exported to the package.</p>"])
 
 
+def without_plain_spans() -> Callable[[str], str]:
+    "Take away the marks of code that both styles draw like any text: half of all that pages weigh."
+    looks = [get_style_by_name(style).style_for_token for style in CODE_STYLES]
+    plain = [
+        name
+        for token, name in STANDARD_TYPES.items()
+        if token in Whitespace or all(look(token) == look(Text) for look in looks)
+    ]
+    marks = re.compile(rf'<span class="(?:{"|".join(filter(None, plain))})">([^<]*)</span>')
+    return lambda html: marks.sub(r"\1", html)
+
+
 def read_notebooks(runs: list[Path]) -> dict[Path, nbformat.NotebookNode]:
     "All that becomes a page, in the order of the navigation, by the page's path in the site."
     found = {Path("index.html"): NBS / "index.ipynb"}
@@ -172,6 +188,12 @@ def build(site: Path, runs: list[Path] = ()) -> list[Path]:
     exporter.register_filter(
         "clean_html", lambda html: html
     )  # nothing here needs it, and it takes half of the time
+    colours = [HtmlFormatter(style=style).get_style_defs(".highlight") for style in CODE_STYLES]
+    dark = f"@media (prefers-color-scheme: dark) {{\n{colours[1]}\n}}"
+    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    (site / "style.css").write_text("\n".join([colours[0], dark, style]), encoding="utf-8")
+    (site / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+    unmarked = without_plain_spans()
     pages = read_notebooks(runs)
     for page, notebook in pages.items():
         renderer = Renderer(page, site)
@@ -185,15 +207,7 @@ def build(site: Path, runs: list[Path] = ()) -> list[Path]:
             notebook, shown | dict(nav=navigation([*pages], page))
         )
         (site / page).parent.mkdir(parents=True, exist_ok=True)
-        (site / page).write_text(html, encoding="utf-8")
-    colours = [
-        HtmlFormatter(style=style).get_style_defs(".highlight")
-        for style in ("default", "github-dark")
-    ]
-    dark = f"@media (prefers-color-scheme: dark) {{\n{colours[1]}\n}}"
-    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-    (site / "style.css").write_text("\n".join([colours[0], dark, style]), encoding="utf-8")
-    (site / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+        (site / page).write_text(unmarked(html), encoding="utf-8")
     return [*pages]
 
 
