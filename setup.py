@@ -15,6 +15,7 @@ settings = config["DEFAULT"]
 extras = {
     "lab": settings["lab_requirements"].split(),  # JupyterLab and papermill
     "data": settings["data_requirements"].split(),  # corpora built on several machines
+    "parquet": settings["parquet_requirements"].split(),  # .parquet files, in and out
     "near-dup": settings["neardup_requirements"].split(),  # near duplicates found and dropped
     "tensorboard": settings["tensorboard_requirements"].split(),
 }

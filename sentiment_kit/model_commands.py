@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['NAMED', 'READABLE', 'SAMPLES_TOO', 'ModelName', 'Files', 'Labels', 'COLUMNS', 'ShardsOptions', 'shards',
            'PlanOptions', 'plan', 'train', 'open_model', 'EvaluateOptions', 'evaluate', 'show_text', 'GenerateOptions',
-           'generate', 'ConvertOptions', 'convert', 'VerifyOptions', 'verify']
+           'generate', 'ConvertOptions', 'convert', 'VerifyOptions', 'verify_part', 'verify']
 
-# %% ../nbs/lib/86_model_commands.ipynb #0a74f3e3
-import re
+# %% ../nbs/lib/86_model_commands.ipynb #38a813363aa1454f9d1bbe931c45e885
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +17,23 @@ import tyro
 from tyro.conf import Positional
 
 from .data.files import KitError
+from .data.locks import hold_output
+from .data.outputs import check_outputs, check_utf8
 from .options import options_of, parse
+from .standard_input import readable, text_of
+from .terminal import say
 
-# %% ../nbs/lib/86_model_commands.ipynb #cb20b019
+# %% ../nbs/lib/86_model_commands.ipynb #72563f5adb2c4cf3861e9a266c848e44
 NAMED = "a bundled model's name, a checkpoint folder, or a run folder"
-READABLE = "files, patterns or addresses: .jsonl .json .csv .tsv, also .gz .zst"
+READABLE = (
+    "files, patterns, addresses or - (standard input): "
+    ".jsonl .json .csv .tsv .parquet .zip, also .gz .zst"
+)
 SAMPLES_TOO = "labelled files: train, valid, test; the word samples: those of the kit"
 ModelName = Positional[Annotated[str, tyro.conf.arg(help=NAMED)]]
 Files = Positional[Annotated[tuple[str, ...], tyro.conf.arg(help=READABLE)]]
 Labels = Annotated[tuple[str, ...], tyro.conf.arg(help=SAMPLES_TOO)]
-COLUMNS = "text_key label_key stars_key category_key split_key max_bad"
+COLUMNS = "text_key label_key stars_key category_key split_key max_bad stars_scale header quoting"
 
 # %% ../nbs/lib/86_model_commands.ipynb #50bee3ef72714afda435ba63da38460a
 @options_of("data.reviews.read_reviews", COLUMNS)
@@ -36,15 +42,15 @@ COLUMNS = "text_key label_key stars_key category_key split_key max_bad"
 class ShardsOptions:
     files: Files
 
-# %% ../nbs/lib/86_model_commands.ipynb #2fbae8a263d34d7292994e731d346847
+# %% ../nbs/lib/86_model_commands.ipynb #6b4cc0459c084984a92080fcd611064c
 def shards(args: list[str]) -> None:
     "Cut reviews into a corpus: without duplicates, shuffled, in checksummed shard files."
     options = vars(parse(ShardsOptions, args, shards))
     from sentiment_kit.data.shards import make_shards
 
-    files = list(options.pop("files"))
     out = options.pop("out")
-    print(make_shards(files, out, **options))
+    with readable(options.pop("files")) as files:
+        say(make_shards(files, out, **options))
 
 # %% ../nbs/lib/86_model_commands.ipynb #ce0bfaf367e044bc932907c3b77a15c7
 @options_of("training.budget.plan", "device global_batch seq_len precision masters n_gpus")
@@ -53,7 +59,7 @@ def shards(args: list[str]) -> None:
 class PlanOptions:
     corpus_gb: float | None = None  # size of the corpus, for the time of an epoch
 
-# %% ../nbs/lib/86_model_commands.ipynb #daed36f1b9044d068955027b59708849
+# %% ../nbs/lib/86_model_commands.ipynb #c86c7caee8424fc4b309c2271744c790
 def plan(args: list[str]) -> None:
     "Memory and best speed of training a model of some size, before it is trained."
     options = vars(parse(PlanOptions, args, plan))
@@ -65,22 +71,28 @@ def plan(args: list[str]) -> None:
     gigabytes = options.pop("corpus_gb")
     if gigabytes is not None and not 0 < gigabytes < 1e9:
         raise KitError(f"--corpus-gb is {gigabytes}; use a number above 0")
-    print(plan_training(config, **options, corpus_bytes=gigabytes and round(gigabytes * 1e9)))
+    say(plan_training(config, **options, corpus_bytes=gigabytes and round(gigabytes * 1e9)))
 
-# %% ../nbs/lib/86_model_commands.ipynb #92ef9542212c43c3932392dd4b305e24
+# %% ../nbs/lib/86_model_commands.ipynb #c513b743e7ae42c5ac83053fab11d3ef
 def train(args: list[str]) -> None:
     "Train a language model on a corpus, in one process or several; the same command again resumes."
     from sentiment_kit.training.config import TrainConfig
+    from sentiment_kit.training.group import joined_group
     from sentiment_kit.training.trainer import Stopped, launch
 
     processes = "nproc nnodes endpoint"
     with_processes = options_of("training.trainer.launch", processes)
     options = vars(parse(with_processes(TrainConfig), args, train))
     how = {key: options.pop(key) for key in processes.split()}
+    group = joined_group(how["nproc"], how["nnodes"])
+    check_outputs([options["corpus"]], runs=dict(run=options["out"]))
+    check_utf8(options["out"], "models")
     try:
-        print(launch(TrainConfig(**options), **how))
+        said = str(launch(TrainConfig(**options), **how))
     except Stopped as stopped:  # it was asked to, and has saved: no failure
-        print(stopped)
+        said = str(stopped)
+    if group is None or group.rank == 0:
+        say(said)
 
 # %% ../nbs/lib/86_model_commands.ipynb #27547e9e
 def open_model(
@@ -101,7 +113,7 @@ class EvaluateOptions:
     corpus: Positional[str]  # a corpus folder
     split: str = "valid"  # train, valid or test
 
-# %% ../nbs/lib/86_model_commands.ipynb #d800acfb589f442a83dc1858b3737120
+# %% ../nbs/lib/86_model_commands.ipynb #c8151a89f6bf4ba487636f3e27eb8f35
 def evaluate(args: list[str]) -> None:
     "Bits per byte of a model on one part of a corpus."
     options = vars(parse(EvaluateOptions, args, evaluate))
@@ -110,46 +122,46 @@ def evaluate(args: list[str]) -> None:
 
     model = open_model(options.pop("model"))
     corpus = open_corpus(options.pop("corpus"))
-    print(evaluate_model(model, corpus, **options))
+    say(evaluate_model(model, corpus, **options))
 
-# %% ../nbs/lib/86_model_commands.ipynb #090f42d1
+# %% ../nbs/lib/86_model_commands.ipynb #eaaa3490caea4aeca1ccc060c1834bc7
 def show_text(
     prompt: str,  # how the text begins
     pieces: Iterable[str],  # what the model writes, as it comes
 ) -> None:
     "Print a text piece by piece, without the characters that command a terminal."
-    print(prompt, end="", flush=True)
+    say(prompt, end="")
     for piece in pieces:
-        print(re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "\ufffd", piece), end="", flush=True)
-    print()
+        say(piece, end="")
+    say("")
 
-# %% ../nbs/lib/86_model_commands.ipynb #7595157e
+# %% ../nbs/lib/86_model_commands.ipynb #7c9643890d0e499f81a4b78cc9b59770
 @options_of("model.generate.generate", "temperature seed top_k top_p ramp")
 @dataclass
 class GenerateOptions:
     model: ModelName
-    prompt: str = ""  # how the text begins; by default a new review does
+    prompt: str = ""  # how the text begins, - is standard input; by default a new review does
     n_bytes: int = 300  # how many bytes to write
     n: int = 1  # how many texts; the next ones have the seeds that follow
     clamp: dict[int, float] = field(default_factory=dict)  # units to hold: unit value unit value …
 
-# %% ../nbs/lib/86_model_commands.ipynb #b9b82330
+# %% ../nbs/lib/86_model_commands.ipynb #5c124a235f8840ddbf58ff8fd0e22542
 def generate(args: list[str]) -> None:
     "Write text that goes on from a prompt."
     options = vars(parse(GenerateOptions, args, generate))
     n = options.pop("n")
     if n < 1:
         raise KitError(f"--n is {n}; write at least 1 text")
-    from sentiment_kit.model.generate import characters, generate_batch, stream
+    from sentiment_kit.model.generate import decode_pieces, generate_batch, stream
 
     model = open_model(options.pop("model"))
-    prompt = options.pop("prompt")
+    prompt = text_of(options.pop("prompt"))
     first = options.pop("seed")
     how = options | {"clamp": options["clamp"] or None, "seeds": range(first, first + n)}
     if n == 1:
-        return show_text(prompt, characters(stream(model, prompt, **how)))
+        return show_text(prompt, decode_pieces(stream(model, prompt, **how)))
     for seed, text in zip(how["seeds"], generate_batch(model, prompt, **how), strict=True):
-        print(f"── seed {seed}")
+        say(f"── seed {seed}")
         show_text(prompt, [text])
 
 # %% ../nbs/lib/86_model_commands.ipynb #e0ae9d0a8b5748d5afc03d96ddbfbbae
@@ -160,36 +172,56 @@ class ConvertOptions:
     out: str  # the folder to write
     to: Literal["kit", "openai"] = "kit"  # the format to write
 
-# %% ../nbs/lib/86_model_commands.ipynb #d3ea44a305684191ae75c069ad12f5a6
+# %% ../nbs/lib/86_model_commands.ipynb #0e86bfc6663b4083a7763aec43712f53
 def convert(args: list[str]) -> None:
     "Published weights as a model of this kit, or one of ours as OpenAI's arrays."
     options = vars(parse(ConvertOptions, args, convert))
     from sentiment_kit.model.convert import load_nvidia, load_openai, save_openai
 
     source = Path(options["source"])
+    out = Path(options["out"])
+    check_outputs([source], folders=dict(folder=out))
+    check_utf8(out, "models")
+    if out.exists() and any(out.iterdir()):
+        raise KitError(f"{out} exists already; name a new folder")
     if source.suffix == ".pt":
         model = load_nvidia(source, options["gate_order"])
     else:
         model = load_openai(source) if (source / "0.npy").exists() else open_model(str(source))
     save = save_openai if options["to"] == "openai" else type(model).save_pretrained
-    print(save(model, options["out"]))
+    with hold_output(out):
+        say(save(model, out))
 
-# %% ../nbs/lib/86_model_commands.ipynb #2c35e92226d74c25bc7807a6518ba07c
+# %% ../nbs/lib/86_model_commands.ipynb #c9cdabefe68b4784ae9f3cef66421683
 @dataclass
 class VerifyOptions:
-    folder: Positional[str]  # a corpus, a checkpoint, or a run folder (both)
+    folder: Positional[str]  # a corpus, a checkpoint, a run folder (both), or a model
 
-# %% ../nbs/lib/86_model_commands.ipynb #c44aa3025d014a5d8a1962e6b05f582d
-def verify(args: list[str]) -> None:
-    "Compare a corpus or a checkpoint with its checksums; a damaged file is named."
-    folder = Path(parse(VerifyOptions, args, verify).folder)
+# %% ../nbs/lib/86_model_commands.ipynb #cc509d7dbe6240cb8360e87342accd10
+def verify_part(part: Path) -> str:  # what to say
+    "Compare a corpus, a checkpoint, a classifier or a model with its checksums."
     from sentiment_kit.data.corpus import open_corpus
+    from sentiment_kit.model.language_model import LanguageModel, read_config
     from sentiment_kit.training.checkpoint import verify_checkpoint
 
+    if not (part / "model.safetensors").exists():
+        open_corpus(part).verify()
+    elif (part / "manifest.json").exists():
+        verify_checkpoint(part)
+    elif (part / "classifier.json").exists():
+        from sentiment_kit.transfer.classifier import TextClassifier
+
+        TextClassifier.from_pretrained(part)
+    else:
+        LanguageModel.from_pretrained(part)
+        if not read_config(part)[1]:
+            return f"{part}: it opens, and holds no checksums to compare with"
+    return f"{part}: every file is as it was written"
+
+
+def verify(args: list[str]) -> None:
+    "Compare a corpus, a checkpoint or a model with its checksums; a damaged file is named."
+    folder = Path(parse(VerifyOptions, args, verify).folder)
     inside = [folder / "corpus", *sorted(folder.glob("checkpoints/step-*"))]
     for part in [path for path in inside if path.is_dir()] or [folder]:
-        if (part / "model.safetensors").exists():
-            verify_checkpoint(part)
-        else:
-            open_corpus(part).verify()
-        print(f"{part}: every file is as it was written")
+        say(verify_part(part))

@@ -1,8 +1,12 @@
 """Functions that `run_processes` calls in the tests: spawned code is imported."""
 
+import os
+import signal
+
 import torch
 
-from sentiment_kit.model.language_model import config_from_json
+from sentiment_kit.data.checked_json import config_from_json
+from sentiment_kit.training import callbacks as callbacks_room
 from sentiment_kit.training.callbacks import Callback, SaveCheckpoint, StopOnNonFinite, Validate
 from sentiment_kit.training.config import TrainConfig
 from sentiment_kit.training.distributed import join_world
@@ -31,3 +35,23 @@ def train_poisoned(config: dict, rank: int, step: int) -> dict:
     with join_world(config["device"]) as world:
         callbacks = [Poison(rank, step), Validate(), StopOnNonFinite(), SaveCheckpoint()]
         return {"run": str(train(config_from_json(TrainConfig, config, "test"), callbacks, world))}
+
+
+def train_stopped(config: dict, rank: int, n: int) -> dict:
+    "Train; one rank is asked to stop while its n-th validation is at its second window."
+    real, calls = callbacks_room.evaluate, iter(range(99))
+
+    def evaluate(*args):
+        *args, asked = args
+        ours = next(calls) == n and int(os.environ["RANK"]) == rank
+        looks = iter(range(9999))
+
+        def sent():
+            if ours and next(looks) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return asked()
+
+        return real(*args, sent)
+
+    callbacks_room.evaluate = evaluate
+    return train_rank(config)

@@ -5,7 +5,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import FORKS
 
 from sentiment_kit.data.files import KitError, read_json, write_json
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
@@ -39,10 +39,6 @@ from sentiment_kit.training.checkpoint import (
 from sentiment_kit.training.checkpoint_writer import CheckpointWriter, prune_checkpoints
 
 TINY = LanguageModelConfig(hidden_size=16, embed_size=8)
-FORKS = multiprocessing.get_context(
-    "forkserver"
-)  # children that have torch already: a start takes no second
-FORKS.set_forkserver_preload(["sentiment_kit.training.checkpoint"])
 
 
 def make_run(config=TINY, lanes=4, device="cpu"):
@@ -491,7 +487,7 @@ def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     (tmp_path / ".step-000000001.unknown").mkdir()
-    monkeypatch.setattr(run_lock.fcntl, "flock", none_here)
+    monkeypatch.setattr("fcntl.flock", none_here)
     with run_lock.claim_run(tmp_path, 0.0), run_lock.claim_run(tmp_path, 0.0):
         clear_leftovers(tmp_path)
     assert list(tmp_path.iterdir())

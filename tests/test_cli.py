@@ -11,6 +11,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from shadows import shadow_folder
 from sync import ROOT, SCRIPTS
 
 from sentiment_kit.cli import COMMANDS, main
@@ -190,7 +191,7 @@ def test_an_untrained_model_cannot_command_the_terminal(tmp_path, capsys):
 def test_bad_wishes_for_text_are_refused(here, capsys):
     for words, expected in (
         (["--temperature", "-1"], "temperature"),
-        (["--n-bytes", "0"], "n_bytes"),
+        (["--n-bytes", "0"], "--n-bytes is 0"),
         (["--n", "0"], "--n is 0"),
         (["--seed", "x"], "--seed"),
     ):
@@ -224,7 +225,7 @@ def test_a_mistyped_option_is_one_line(capsys):
         (
             "column.csv",
             b"label,words\n1,good\n0,bad\n",
-            "no column 'reviewText'; set text_key to one of: label, words",
+            "no column 'reviewText'; set --text-key to one of: label, words",
         ),
         ("empty.csv", b"", "is empty"),
         ("binary.csv", bytes(range(256)) * 20, "binary"),
@@ -284,7 +285,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(here, tmp_path, capsys)
         "--hidden-size",
         "16",
     ]
-    assert "hidden_size" in refused(capsys, *command)
+    assert "--hidden-size 8" in refused(capsys, *command)
 
 
 def test_recipes_and_their_parameters(tmp_path, capsys):
@@ -333,7 +334,9 @@ def test_the_benchmark_is_a_recipe_of_one_notebook(tmp_path):
     ]
 
 
-def test_training_in_two_processes(here):
+def test_training_in_two_processes(here, tmp_path, monkeypatch):
+    "In a folder whose files have names of the standard library's modules."
+    monkeypatch.chdir(shadow_folder(tmp_path))
     command = [
         "train",
         "--corpus",

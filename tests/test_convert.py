@@ -13,7 +13,7 @@ from sentiment_kit.data.shards import make_shards
 from sentiment_kit.data.text import encode
 from sentiment_kit.looking.heatmap import heatmap_html
 from sentiment_kit.looking.ledger import write_ledger
-from sentiment_kit.model.convert import ORDERS, load_nvidia, load_openai, save_openai
+from sentiment_kit.model.convert import GATE_ORDERS, load_nvidia, load_openai, save_openai
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.reading import text_bits
 from sentiment_kit.training.evaluate import evaluate
@@ -267,7 +267,7 @@ def nvidia_forward(embed, arrays, head, bias, encoded, order):
 
 @pytest.mark.parametrize("weight_norm", [False, True], ids=["multiplied out", "weight norm"])
 @pytest.mark.parametrize("names", ["v0.5", "first release"])
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", GATE_ORDERS)
 @pytest.mark.parametrize("cell", ["mlstm", "lstm"])
 def test_nvidia_s_arrays_mean_what_they_meant(tmp_path, cell, order, names, weight_norm):
     embed, arrays, head, bias = nvidia_arrays(10, 24, cell)

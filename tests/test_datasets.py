@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from sentiment_kit.data.datasets import (
     SAMPLES,
     Dataset,
     fetch_dataset,
-    hold_out,
     load_dataset,
+    split_off,
 )
 from sentiment_kit.data.downloads import download
 from sentiment_kit.data.files import KitError
@@ -179,7 +180,7 @@ def test_silence_and_absence_end(site, tmp_path):
         url = gone.url()
     with pytest.raises(KitError, match="could not be fetched .*refused"):
         download(url, tmp_path / "out", tries=1)
-    with pytest.raises(KitError, match="unknown url type"):
+    with pytest.raises(KitError, match="no address that can be fetched"):
         download("body.bin", tmp_path / "out", tries=1)
 
 
@@ -483,10 +484,37 @@ def test_imdb_from_the_archive_to_three_splits(site, tmp_path):
                 text,
             )
     assert len({*data["train"].texts, *data["valid"].texts}) == 40
-    for path in (tmp_path / "it" / "unpacked" / "aclImdb" / "test" / "pos").iterdir():
-        path.unlink()
-    with pytest.raises(KitError, match="unpacked lacks reviews of IMDB's test; delete it"):
+    unpacked = tmp_path / "it" / "unpacked"
+    first, *others = sorted((unpacked / "aclImdb" / "test" / "pos").iterdir())
+    content = first.read_bytes()
+
+    def planted(name):
+        (unpacked / name).write_text("planted")
+
+    changes = (
+        others[0].unlink,
+        partial(planted, "aclImdb/test/pos/x.txt"),
+        partial(planted, first),
+    )
+    for change in changes:  # a folder that is not as it was made is unpacked again
+        change()
+        assert load_dataset("it", tmp_path, registry)["test"].texts == data["test"].texts
+    (tmp_path / "it" / "unpacked.json").unlink()  # a folder that came from elsewhere
+    first.write_bytes(content[::-1])
+    assert load_dataset("it", tmp_path, registry)["test"].texts == data["test"].texts
+    first.write_bytes(content[::-1])
+    with pytest.raises(KitError, match="was changed; delete its folder"):
         load_dataset("it", tmp_path, registry)
+
+
+def test_a_download_has_a_largest_size(site, tmp_path):
+    site.files = {"a.bin": bytes(3000)}
+    url = site.dataset()["it"].files["a.bin"][0]
+    with pytest.raises(KitError, match="has over 2,999 bytes; raise max_bytes"):
+        download(url, tmp_path / "a.bin", max_bytes=2999)
+    assert not list(tmp_path.iterdir()), "nothing of it is kept"
+    download(url, tmp_path / "a.bin", max_bytes=3000)
+    assert (tmp_path / "a.bin").stat().st_size == 3000
 
 
 def test_sst_is_read_in_the_order_of_its_splits(site, tmp_path):
@@ -506,13 +534,15 @@ def test_hold_out_depends_on_texts_and_seed_alone():
     rng = np.random.default_rng(0)
     texts = [f"text {n}" for n in range(200)] + ["twice", "twice"]
     data = Texts(texts, np.array([0] * 150 + [1] * 52))
-    rest, held = hold_out(data, share=0.2)
+    rest, held = split_off(data, share=0.2)
     assert Counter(held.labels.tolist()) == {0: 30, 1: 10} and Counter(
         rest.texts + held.texts
     ) == Counter(texts)
     order = rng.permutation(len(data))
-    shuffled = hold_out(Texts([texts[n] for n in order], data.labels[order]), share=0.2)[1]
+    shuffled = split_off(Texts([texts[n] for n in order], data.labels[order]), share=0.2)[1]
     assert (
-        sorted(shuffled.texts) == sorted(held.texts) != sorted(hold_out(data, 0.2, seed=1)[1].texts)
+        sorted(shuffled.texts)
+        == sorted(held.texts)
+        != sorted(split_off(data, 0.2, seed=1)[1].texts)
     )
-    assert hold_out(data)[1].texts == [t for t in texts if t in set(hold_out(data)[1].texts)]
+    assert split_off(data)[1].texts == [t for t in texts if t in set(split_off(data)[1].texts)]

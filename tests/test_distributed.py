@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from forks import run_ranks
 
 from sentiment_kit.data.files import KitError, write_json
 from sentiment_kit.model.mlstm import MLSTMState
@@ -38,6 +40,22 @@ def gradients_of(rank, dtype=torch.float32):
 
 
 # ---- what the ranks do: run in processes of their own, which import this file
+
+
+def assert_nobody_gets_in():
+    "Ports of the ranks here and of their launcher answer to 127.0.0.1 and to no other address."
+    launcher, others = psutil.Process(os.getppid()), ["127.0.0.2"]
+    for network in psutil.net_if_addrs().values():
+        ipv4 = (place.address for place in network if place.family == socket.AF_INET)
+        others += [address for address in ipv4 if not address.startswith("127.")]
+    family = [launcher, *launcher.children(recursive=True)]
+    places = [c.laddr for p in family for c in p.net_connections("inet") if c.status == "LISTEN"]
+    assert len(places) > 2, "a store, and a port of each rank"
+    assert {address for address, _ in places} == {"127.0.0.1"}
+    for _, port in places:
+        for address in others:
+            with pytest.raises(OSError):
+                socket.create_connection((address, port), timeout=5)
 
 
 def agree(state):
@@ -90,6 +108,10 @@ def agree(state):
         with pytest.raises(KitError, match="the weights: rank 1 differs from rank 0"):
             check_same(world, fingerprint([torch.ones(2) * (rank == 1)]), "the weights")
         assert total(world, 2.0**60, rank) == [size * 2.0**60, size * (size - 1) / 2]
+
+        if rank == 0 and size == 2 and sys.platform == "linux":
+            assert_nobody_gets_in()
+        total(world, 0)  # the others keep their ports open until then
 
         h_LBH, c_LBH = (t.chunk(size, dim=1)[rank] for t in torch.tensor(state))
         state = gather_lanes(MLSTMState(h_LBH * 2, c_LBH * 3), world)
@@ -205,7 +227,7 @@ def test_ranks_agree_and_lanes_survive_a_change_of_their_number():
     "1 → 2 → 4 ranks: the lanes come out as if one process had kept them."
     state = torch.randn(2, 1, 8, 3).tolist()
     two = run_processes("test_distributed:agree", 2, [state])
-    four = run_processes("test_distributed:agree", 4, [two])
+    four = run_ranks(agree, 4, [two])
     want = torch.tensor(state) * torch.tensor([4.0, 9.0]).view(2, 1, 1, 1)
     torch.testing.assert_close(torch.tensor(four), want)
 
@@ -422,6 +444,12 @@ def test_a_target_that_no_process_could_import(target, said):
 def test_a_launch_that_cannot_be(options):
     with pytest.raises(KitError, match="several nodes need an endpoint"):
         run_processes("os:getpid", **options)
+
+
+@pytest.mark.parametrize("endpoint", ["", ":29400", "node0:http", "node0:70000", "a b:1", "::1:3"])
+def test_an_endpoint_that_is_none(endpoint):
+    with pytest.raises(KitError, match="write host:port"):
+        run_processes("os:getpid", 1, nnodes=2, endpoint=endpoint)
 
 
 def test_a_kit_error_of_a_rank_stays_one_sentence(tmp_path):

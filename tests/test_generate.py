@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sentiment_kit.data.files import KitError
 from sentiment_kit.model.generate import (
-    characters,
+    decode_pieces,
     encode_prompt,
     generate,
     generate_batch,
@@ -254,10 +254,10 @@ def test_a_prompt_is_left_open(prompt, preset, expected):
 def test_characters_are_whole():
     text = "Zoë 🙂 👍🏽 naïve"
     encoded = text.encode()
-    assert "".join(characters(encoded[k : k + 1] for k in range(len(encoded)))) == text
-    assert "".join(characters([encoded[:6]])) == "Zoë "
-    assert "".join(characters([b"\xf0\x9f", b"a\xff"])) == "\ufffda\ufffd"
-    assert list(characters(iter([b"\xc3", b"\xa9"]))) == ["é"]
+    assert "".join(decode_pieces(encoded[k : k + 1] for k in range(len(encoded)))) == text
+    assert "".join(decode_pieces([encoded[:6]])) == "Zoë "
+    assert "".join(decode_pieces([b"\xf0\x9f", b"a\xff"])) == "\ufffda\ufffd"
+    assert list(decode_pieces(iter([b"\xc3", b"\xa9"]))) == ["é"]
 
 
 def test_bytes_come_one_by_one():

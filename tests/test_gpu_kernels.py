@@ -57,13 +57,13 @@ def as_recurrence(module):
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *args):
-            ctx.tape = module.run_forward(*args, keep=True)
+            ctx.tape = module.graph_forward(*args, keep=True)
             return ctx.tape.h[1:], ctx.tape.c[-1].clone()
 
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(ctx, dh_TBH, dc_BH):
-            return *module.run_backward(ctx.tape, dh_TBH, dc_BH), None, None, None
+            return *module.graph_backward(ctx.tape, dh_TBH, dc_BH), None, None, None
 
     return Function.apply
 
@@ -80,7 +80,7 @@ SMALL = Case("small", T=2, B=2, H=8, V=4, resets=True)
 
 
 def inputs(kind, case=SMALL):
-    "Arguments of `run_forward` for a table of bytes, without gradients."
+    "Arguments of `graph_forward` for a table of bytes, without gradients."
     leaves, ids_TB, reset_TB, above_TBH = make_problem(case, kind, "cpu")
     w = {name: t.detach() for name, t in leaves.items()}
     zx, mx = w["x"] @ w["w_x0"] + w["b0"], w["x"] @ w["w_mx0"] if kind == "mlstm" else None
@@ -92,8 +92,8 @@ def inputs(kind, case=SMALL):
 def test_inference_gives_all_states_of_training_and_keeps_no_gates(fast, kind, precision):
     args, _ = inputs(kind)
     kept, seen = (
-        fast.run_forward(*args, precision, keep=True),
-        fast.run_forward(*args, precision),
+        fast.graph_forward(*args, precision, keep=True),
+        fast.graph_forward(*args, precision),
     )
     assert seen.h.dtype == seen.c.dtype == torch.float32
     assert torch.equal(kept.h, seen.h) and torch.equal(kept.c[-1], seen.c[-1])
@@ -101,15 +101,15 @@ def test_inference_gives_all_states_of_training_and_keeps_no_gates(fast, kind, p
     shape = kept.loops.shape._replace(keep=False)
     assert fast.Loops(shape).buffers.g_KBG.shape[0] == 1
     with pytest.raises(KitError):
-        fast.run_backward(seen, seen.h[1:], seen.c[-1])
+        fast.graph_backward(seen, seen.h[1:], seen.c[-1])
 
 
 def test_a_second_way_back_is_refused(fast):
     args, above_TBH = inputs("mlstm")
-    tape = fast.run_forward(*args, keep=True)
-    fast.run_backward(tape, above_TBH, above_TBH[0])
+    tape = fast.graph_forward(*args, keep=True)
+    fast.graph_backward(tape, above_TBH, above_TBH[0])
     with pytest.raises(KitError, match="forward"):
-        fast.run_backward(tape, above_TBH, above_TBH[0])
+        fast.graph_backward(tape, above_TBH, above_TBH[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,12 +117,12 @@ def test_two_tapes_alive_do_not_disturb_each_other(fast, kind, graphs):
     args, above_TBH = inputs(kind)
     others = [t if t is None or not t.is_floating_point() else t + 0.1 for t in args]
     alone = [
-        fast.run_backward(fast.run_forward(*a, keep=True), above_TBH, above_TBH[0])
+        fast.graph_backward(fast.graph_forward(*a, keep=True), above_TBH, above_TBH[0])
         for a in (args, others)
     ]
-    tapes = [fast.run_forward(*a, keep=True) for a in (args, others)]
+    tapes = [fast.graph_forward(*a, keep=True) for a in (args, others)]
     assert tapes[0].loops is not tapes[1].loops
-    together = [fast.run_backward(tape, above_TBH, above_TBH[0]) for tape in tapes]
+    together = [fast.graph_backward(tape, above_TBH, above_TBH[0]) for tape in tapes]
     for a, b in zip(alone, together, strict=True):
         assert all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -134,10 +134,10 @@ def test_a_reset_forgets_even_a_state_that_is_not_a_number(fast):
         args[7][0] = True
         clean = args[:4] + [torch.zeros_like(args[4])] * 2 + args[6:]
         args[4] = args[5] = torch.full_like(args[4], float("nan"))
-        tapes = [fast.run_forward(*a, keep=True) for a in (args, clean)]
+        tapes = [fast.graph_forward(*a, keep=True) for a in (args, clean)]
         assert torch.equal(tapes[0].h[1:], tapes[1].h[1:])
         for a, b in zip(
-            *(fast.run_backward(t, above_TBH, above_TBH[0]) for t in tapes), strict=True
+            *(fast.graph_backward(t, above_TBH, above_TBH[0]) for t in tapes), strict=True
         ):
             assert a is b is None or torch.equal(a, b)
 
@@ -146,7 +146,7 @@ def test_an_id_outside_the_table_gives_nan_in_its_lane_only(fast):
     args, _ = inputs("mlstm", CASES[0])
     args[6] = args[6].clone()
     args[6][0, 1] = len(args[0])
-    h_BH = fast.run_forward(*args).h[-1]
+    h_BH = fast.graph_forward(*args).h[-1]
     assert h_BH[1].isnan().all() and h_BH[0].isfinite().all()
 
 
@@ -162,12 +162,12 @@ def test_trained_under_inference_mode_before(fast, graphs):
     "A recording made under inference_mode is replayed outside of it."
     args, above_TBH = inputs("mlstm")
     with torch.inference_mode():
-        fast.run_forward(*args)
-        fast.run_forward(*args)
-    fast.run_forward(*args)
+        fast.graph_forward(*args)
+        fast.graph_forward(*args)
+    fast.graph_forward(*args)
     assert graphs == ["forward_loop"] and len(fast.loop_pool.idle) == 1
-    tape = fast.run_forward(*args, keep=True)
-    assert torch.isfinite(fast.run_backward(tape, above_TBH, above_TBH[0])[0]).all()
+    tape = fast.graph_forward(*args, keep=True)
+    assert torch.isfinite(fast.graph_backward(tape, above_TBH, above_TBH[0])[0]).all()
 
 
 @pytest.fixture
@@ -190,8 +190,8 @@ def test_a_shape_met_twice_is_recorded_once_and_replayed(fast, graphs):
     args, above_TBH = inputs("mlstm")
     results = []
     for _ in range(4):
-        tape = fast.run_forward(*args, keep=True)
-        results.append((tape.h, *fast.run_backward(tape, above_TBH, above_TBH[0])))
+        tape = fast.graph_forward(*args, keep=True)
+        results.append((tape.h, *fast.graph_backward(tape, above_TBH, above_TBH[0])))
     assert graphs == ["forward_loop", "backward_loop"]
     assert len(fast.loop_pool.idle) == 1
     for other in results[1:]:
@@ -200,26 +200,26 @@ def test_a_shape_met_twice_is_recorded_once_and_replayed(fast, graphs):
 
 def test_loops_are_busy_until_walked_back_or_forgotten(fast, graphs):
     args, above_TBH = inputs("lstm")
-    fast.run_forward(*args, keep=True)
-    first, second = (fast.run_forward(*args, keep=True) for _ in range(2))
+    fast.graph_forward(*args, keep=True)
+    first, second = (fast.graph_forward(*args, keep=True) for _ in range(2))
     both = {id(first.loops), id(second.loops)}
     assert len(both) == 2 and not fast.loop_pool.idle
-    fast.run_backward(first, above_TBH, above_TBH[0])
+    fast.graph_backward(first, above_TBH, above_TBH[0])
     assert len(fast.loop_pool.idle) == 1  # though `first` is alive
     del second
     gc.collect()
     assert {id(loops) for loops in fast.loop_pool.idle} == both
-    assert id(fast.run_forward(*args, keep=True).loops) in both
+    assert id(fast.graph_forward(*args, keep=True).loops) in both
 
 
 def test_results_do_not_change_when_their_loops_are_used_again(fast, graphs):
     args, above_TBH = inputs("mlstm")
-    tape = [fast.run_forward(*args, keep=True) for _ in range(2)][1]
-    results = tape.h, tape.c, *fast.run_backward(tape, above_TBH, above_TBH[0])
+    tape = [fast.graph_forward(*args, keep=True) for _ in range(2)][1]
+    results = tape.h, tape.c, *fast.graph_backward(tape, above_TBH, above_TBH[0])
     before = [t.clone() for t in results]
     others = [t if t is None or not t.is_floating_point() else t + 0.1 for t in args]
-    again = fast.run_forward(*others, keep=True)
-    fast.run_backward(again, above_TBH + 1, above_TBH[1])
+    again = fast.graph_forward(*others, keep=True)
+    fast.graph_backward(again, above_TBH + 1, above_TBH[1])
     assert all(torch.equal(a, b) for a, b in zip(before, results, strict=True))
 
 
@@ -269,14 +269,16 @@ def test_the_pool_keeps_the_last_used_and_gives_way_when_memory_ends(fast):
 def test_unknown_precision_and_devices_without_kernels(fast):
     args, _ = inputs("mlstm")
     with pytest.raises(KitError, match="fp64"):
-        fast.run_forward(*args, "fp64")
+        fast.graph_forward(*args, "fp64")
     assert not gpu_kernels.available("cpu") and not gpu_kernels.available(torch.device("meta"))
 
 
 @pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="Triton was imported as an interpreter"
 )
-@pytest.mark.parametrize("name", ["multiply", "gates", "gates_backward", "multiply_backward"])
+@pytest.mark.parametrize(
+    "name", ["multiply", "gates_forward_kernel", "gates_backward_kernel", "multiply_backward"]
+)
 def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
     """The compiler needs no GPU: each kernel becomes code for compute capability 9, whose
     block loads are 16 bytes wide."""
@@ -305,7 +307,7 @@ def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
 
 def test_the_module_can_be_read_without_triton():
     code = "import sys; sys.modules['triton'] = None\n"
-    code += "from sentiment_kit.model.gpu_graphs import run_forward\n"
+    code += "from sentiment_kit.model.gpu_graphs import graph_forward\n"
     code += "from sentiment_kit.model.gpu_kernels import available; print(available('cuda'))"
     root = Path(gpu_kernels.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)

@@ -13,7 +13,8 @@ from sync import ROOT, cells, default_exp, module_path, notebooks
 
 STAGES = ["data", "model", "training", "transfer", "evidence", "looking"]
 BELOW = ["figures"]  # modules of no stage: below all, in this order
-ABOVE = ["recipes", "options", "model_commands", "text_commands", "cli"]  # and above all
+ABOVE = ["recipes", "start_checks", "terminal", "standard_input", "options", "model_commands"]
+ABOVE += ["text_commands", "cli"]  # and above all
 
 
 def address(module):

@@ -175,7 +175,7 @@ def test_neuron_map_takes_any_source_and_string_labels():
         ["a " * (20 if label == "wordy" else 3) + str(n) for n, label in enumerate(labels)], labels
     )
     panel = NeuronMap(Length(), dict(train=texts, valid=texts, test=texts), k=1)
-    assert "100.0%" in panel.numbers.value and "label wordy" in panel.ends.value
+    assert "100.0%" in panel.numbers.value and "· wordy ·" in panel.ends.value
 
 
 @pytest.mark.parametrize("prompt", ["The", "", "x" * 700, "Für 👩‍🚀"])

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from ranks import train_double  # noqa: F401  (that it can be imported)
+from forks import FORKS, run_ranks
+from ranks import train_double, train_poisoned
 from safetensors.torch import load_file
 
 from sentiment_kit.data.datasets import SAMPLES
@@ -23,8 +24,7 @@ from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model.language_model import LanguageModelConfig
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.config import TrainConfig
-from sentiment_kit.training.launcher import run_processes
-from sentiment_kit.training.trainer import launch, train
+from sentiment_kit.training.trainer import launch, train, train_rank
 
 TIMINGS = ("seconds", "bytes_per_s")
 
@@ -62,7 +62,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 def test_ranks_train_what_one_process_trains(corpus, tmp_path, nproc):
     "In float64: parameters within 1e-9 after twenty steps, and every figure of the log."
     for n in (1, nproc):
-        run_processes("ranks:train_double", n, [asdict(settings(corpus, tmp_path / str(n)))])
+        run_ranks(train_double, n, [asdict(settings(corpus, tmp_path / str(n)))])
     one, many = (weights_of(tmp_path / str(n)) for n in (1, nproc))
     worst = max(float((one[name] - many[name]).abs().max()) for name in one)
     print(f"{nproc} ranks: largest difference of a parameter {worst:.1e}")
@@ -86,24 +86,19 @@ def test_ranks_in_fp32_and_with_half_the_traffic(corpus, tmp_path):
 
 def test_another_number_of_ranks_goes_on_at_the_exact_byte(corpus, tmp_path):
     whole, parts = settings(corpus, tmp_path / "whole"), settings(corpus, tmp_path / "parts")
-    run_processes("ranks:train_double", 1, [asdict(whole)])
-    half = replace(parts, out=str(tmp_path / "parts"))
-    script = (
-        "import sys, json; from ranks import train_double; train_double(json.loads(sys.argv[1]))"
-    )
-    env_path = str(Path(__file__).parent)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, json.dumps(asdict(half))], cwd=env_path
-    )
+    run_ranks(train_double, 1, [asdict(whole)])
+    process = FORKS.Process(target=train_double, args=[asdict(parts)])
+    process.start()
     while not (tmp_path / "parts" / "checkpoints").is_dir() or not any(
         (tmp_path / "parts/checkpoints").glob("step-*")
     ):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 0
     assert latest_checkpoint(tmp_path / "parts").name < latest_checkpoint(tmp_path / "whole").name
-    run_processes("ranks:train_double", 2, [asdict(parts)])
+    run_ranks(train_double, 2, [asdict(parts)])
     one, many = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
     assert max(float((one[name] - many[name]).abs().max()) for name in one) < 1e-9
     steps = [
@@ -118,7 +113,7 @@ def launch_in_the_background(config: TrainConfig, nproc: int) -> subprocess.Pope
         "import sys, json\n"
         "from sentiment_kit.training.trainer import *\n"
         "from sentiment_kit.training.config import *\n"
-        "from sentiment_kit.model.language_model import *\n"
+        "from sentiment_kit.data.checked_json import *\n"
         "if __name__ == '__main__':\n"
         "    config = config_from_json(TrainConfig, json.loads(sys.argv[1]), 'test')\n"
         "    try: launch(config, int(sys.argv[2]))\n"
@@ -152,7 +147,7 @@ def assert_same_run(run: Path, whole: Path):
 
 def test_two_ranks_asked_to_stop_and_started_again_write_the_same_log(corpus, tmp_path):
     many = dict(global_batch=16, seq_len=128, valid_every=25, save_every=10)
-    launch(settings(corpus, tmp_path / "whole", **many), 2)
+    run_ranks(train_rank, 2, [asdict(settings(corpus, tmp_path / "whole", **many))])
     config = settings(corpus, tmp_path / "parts", **many)
     process = launch_in_the_background(config, 2)
     assert wait_for_lines(tmp_path / "parts", random.Random(0).randint(15, 60), process)
@@ -198,12 +193,13 @@ def test_killed_many_times_and_started_again_at_once(corpus, tmp_path, request, 
 
 
 def test_a_rank_whose_numbers_are_none_stops_all_and_leaves_what_it_stumbled_over(corpus, tmp_path):
-    config = settings(corpus, tmp_path / "run", max_skips=3)
+    config = settings(corpus, tmp_path / "run", max_skips=3, save_every=3)
     with pytest.raises(KitError, match="not finite 3 times in a row, last at step 7"):
-        run_processes("ranks:train_poisoned", 2, [asdict(config), 1, 4])
+        run_ranks(train_poisoned, 2, [asdict(config), 1, 4])
     names = sorted(path.name for path in (tmp_path / "run" / "nonfinite").iterdir())
     assert names[0].startswith("step-000000007-rank-")
-    assert latest_checkpoint(tmp_path / "run").name == "step-000000006"
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert names == ["step-000000003"], "nothing is saved while steps are skipped"
     assert all(t.isfinite().all() for t in weights_of(tmp_path / "run").values())
 
 

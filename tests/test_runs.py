@@ -1,5 +1,6 @@
 """The run notebooks chained by papermill: at their defaults, and by `sentiment-kit run`."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -11,6 +12,8 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+from forks import fork_kernels
+from shadows import shadow_folder
 from sync import ROOT, SCRIPTS
 
 from sentiment_kit.cli import main
@@ -30,8 +33,9 @@ MADE = {
 }
 
 
-def test_defaults_chain(tmp_path):
+def test_defaults_chain(tmp_path, monkeypatch):
     "With nothing but the defaults, started where they lie, as by *Run All Cells* in JupyterLab."
+    fork_kernels(monkeypatch)
     runs = shutil.copytree(ROOT / "nbs" / "runs", tmp_path / "nbs" / "runs")
     for name in RUN_CHAIN:
         papermill.execute_notebook(
@@ -83,9 +87,10 @@ def test_defaults_of_the_notebooks_beside_the_chain(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    "A tiny run of the smoke recipe."
+    "A tiny run of the smoke recipe, started where files have the standard library's names."
     out = tmp_path_factory.mktemp("out {braces} and spaces")
-    assert main(["run", "smoke", "--out", str(out), "--name", "tiny", "--set", *TINY]) == 0
+    with contextlib.chdir(shadow_folder(out / "shadows")):
+        assert main(["run", "smoke", "--out", str(out), "--name", "tiny", "--set", *TINY]) == 0
     return out / "tiny"
 
 
@@ -110,7 +115,8 @@ def test_run_leaves_figures_notebooks_and_a_record(finished):
     assert corpus == json.loads((finished / "shards.json").read_text())["corpus"]
 
 
-def test_the_same_command_again_resumes_and_ends_with_the_table(finished, capsys):
+def test_the_same_command_again_resumes_and_ends_with_the_table(finished, capsys, monkeypatch):
+    fork_kernels(monkeypatch)
     metrics = (finished / "metrics.jsonl").read_bytes()
     corpus = (finished / "corpus" / "manifest.json").stat().st_mtime_ns
     assert (
@@ -138,8 +144,9 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "<script" in (tmp_path / "mine.html").read_text()
 
 
-def test_the_first_failing_notebook_ends_the_run(finished, tmp_path, capsys):
+def test_the_first_failing_notebook_ends_the_run(finished, tmp_path, capsys, monkeypatch):
     "The notebook's own error comes out as the one line, and nothing after it is run."
+    fork_kernels(monkeypatch)
     (tmp_path / "bad.csv").write_text("label,words\n1,good\n")
     capsys.readouterr()
     assert (

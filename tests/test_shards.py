@@ -212,8 +212,8 @@ def in_small_pieces(monkeypatch):
     "Every line becomes a spill of its own."
     read = shards.read_blocks
 
-    def lines(source, max_line):
-        for block in read(source, max_line):
+    def lines(source, **how):
+        for block in read(source, **how):
             lines = block.text.split(b"\n")
             yield from (Lines(block.row + i, line) for i, line in enumerate(lines))
 
@@ -611,7 +611,7 @@ def test_a_failed_build_leaves_the_old_corpus_and_no_debris(tmp_path, source, co
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("where", ["write_parts", "write_shard"])
+@pytest.mark.parametrize("where", ["write_sorted_parts", "write_shard"])
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_corpus(
     tmp_path, source, corpus, monkeypatch, where
 ):
@@ -722,7 +722,7 @@ def test_a_folder_with_other_things_is_never_replaced(tmp_path, source):
     notes = write(tmp_path / "thesis" / "manifest.json", [])
     with pytest.raises(KitError, match="thesis exists and is not a corpus"):
         make_shards(source, notes.parent, overwrite=True)
-    with pytest.raises(KitError, match="not a corpus"):
+    with pytest.raises(KitError, match="is one of the inputs"):
         make_shards(source, source, overwrite=True)
     assert source.exists() and notes.exists()
 

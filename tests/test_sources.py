@@ -14,7 +14,7 @@ from sentiment_kit.looking.heatmap import heatmap_html
 from sentiment_kit.looking.heatmap_widget import HeatmapWidget
 from sentiment_kit.transfer.features import ByteFeaturizer, cached_features, record_states
 from sentiment_kit.transfer.probe import SentimentProbe
-from sentiment_kit.transfer.sources import TokenStates, characters, token_of_byte
+from sentiment_kit.transfer.sources import TokenStates, byte_characters, token_of_byte
 
 TEXTS = [
     "Works well.",
@@ -75,7 +75,7 @@ def test_a_byte_gets_the_first_token_that_ends_at_or_after_it():
     "encoded", [b"", b"plain", "né🎧".encode(), b"\xff\xe2\x82\xac\xe2\x82", bytes(range(256))]
 )
 def test_characters_cover_the_bytes(encoded):
-    text, stop_C = characters(encoded)
+    text, stop_C = byte_characters(encoded)
     assert len(text) == len(stop_C) and (len(encoded) == 0 or stop_C[-1] == len(encoded))
     text.encode()  # no lone surrogates left
     for start, stop, c in zip([0, *stop_C], stop_C, text, strict=False):

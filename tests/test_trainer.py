@@ -7,13 +7,12 @@ import os
 import random
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forks import Fork
 from safetensors.torch import load_file
 
 from sentiment_kit.data.datasets import SAMPLES
@@ -114,22 +113,9 @@ def test_the_mean_loss_of_the_lines_is_the_mean_loss_of_the_steps(corpus, tmp_pa
     assert math.isclose(mean, nats / n / math.log(2), rel_tol=1e-9)
 
 
-RUN = """
-import json, sys
-from sentiment_kit.model.language_model import config_from_json
-from sentiment_kit.training.config import TrainConfig
-from sentiment_kit.training.trainer import train
-train(config_from_json(TrainConfig, json.load(open(sys.argv[1])), sys.argv[1]))
-"""
-
-
 def start(config):
     "The same run in a process of its own, ready to be killed."
-    path = Path(config.out).with_suffix(".json")
-    write_json(path, dataclasses.asdict(config))
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(path)], stderr=subprocess.PIPE, text=True
-    )
+    return Fork(train, config, errors=Path(config.out).with_suffix(".err"))
 
 
 def wait_for_step(config, process, step):
@@ -138,7 +124,7 @@ def wait_for_step(config, process, step):
         lines = path.read_text().splitlines() if path.exists() else []
         if any(line.endswith("}") and json.loads(line)["step"] >= step for line in lines):
             return
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.said()
         time.sleep(0.01)
     raise AssertionError("the run did not get there")
 
@@ -167,8 +153,8 @@ def test_asked_to_stop_saves_and_goes_on(corpus, uninterrupted, tmp_path, number
     process = start(config)
     wait_for_step(config, process, 21)
     process.send_signal(number)
-    _, error = process.communicate()
-    assert f"stopped by {signal.Signals(number).name} at step" in error
+    process.wait()
+    assert f"stopped by {signal.Signals(number).name} at step" in process.said()
     stopped = read_json(latest(config) / "trainer.json")["step"]
     assert stopped >= 21
     train(config)

@@ -19,13 +19,13 @@ from .corpus import OPTIONAL, meta_dtype, name_hashes, write_shard
 from .files import KitError
 from .near_duplicates import minhashes
 from sentiment_kit.data.records import (
-    POOLS,
+    SPLIT_POOLS,
     hashed_shards,
     placed,
     read_parts,
     survivors,
     to_records,
-    write_parts,
+    write_sorted_parts,
     zones,
 )
 from .reviews import Review, parse_block
@@ -52,7 +52,7 @@ class SpillReport:
 # %% ../../nbs/lib/data/78_build_tasks.ipynb #0f09329e
 def _refuse_splits(reviews: list[Review], source: str, counts: tuple[int, int, int]) -> None:
     "`KitError` if a review names a split that has no shard."
-    allowed = {pool for pool, n in zip(POOLS, [1, *counts], strict=True) if n}
+    allowed = {pool for pool, n in zip(SPLIT_POOLS, [1, *counts], strict=True) if n}
     if allowed.issuperset(map(attrgetter("split"), reviews)):
         return
     row, split = next((r.row, r.split) for r in reviews if r.split not in allowed)
@@ -101,7 +101,7 @@ def deal_blocks(
     texts = list(chain.from_iterable(texts for _, texts in parsed))
     report.columns = {name for name in OPTIONAL if (records[name] != OPTIONAL[name]).any()}
     part_N = hashed_shards(records, records["pool"], plan.counts)
-    write_parts(folder / "spill" / f"{n:06d}", plan.n_shards, part_N, records, texts)
+    write_sorted_parts(folder / "spill" / f"{n:06d}", plan.n_shards, part_N, records, texts)
     return report
 
 # %% ../../nbs/lib/data/78_build_tasks.ipynb #f19ffaa7
@@ -121,8 +121,8 @@ def collect_part(
 def _bytes_by_zone(records: np.ndarray, first_rows: list[int], n: int) -> np.ndarray:
     "Bytes of reviews by pool and zone [P, n]."
     place_N = records["pool"].astype(np.int64) * n + zones(records, first_rows, n)
-    bytes_PZ = np.bincount(place_N, records["length"], len(POOLS) * n).astype(np.int64)
-    return bytes_PZ.reshape(len(POOLS), n)
+    bytes_PZ = np.bincount(place_N, records["length"], len(SPLIT_POOLS) * n).astype(np.int64)
+    return bytes_PZ.reshape(len(SPLIT_POOLS), n)
 
 # %% ../../nbs/lib/data/78_build_tasks.ipynb #b4e472ff397041cb8998d5c62f57f004
 def survey_part(
@@ -161,7 +161,7 @@ def deal_to_slices(
     shards_PZ = np.load(folder / "slices.npy")
     records, texts = collect_part(folder, plan, "spill", part, drop)
     shard_N = _slice_of(records, plan, shards_PZ, first_rows)
-    write_parts(folder / "slices" / f"{part:06d}", plan.n_shards, shard_N, records, texts)
+    write_sorted_parts(folder / "slices" / f"{part:06d}", plan.n_shards, shard_N, records, texts)
 
 # %% ../../nbs/lib/data/78_build_tasks.ipynb #416bfbbf7e7f4a70a112f75d42f89607
 def _category_codes(records: np.ndarray, categories: list[str]) -> np.ndarray:

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['fetch_file']
 
-# %% ../../nbs/lib/data/07_cache.ipynb #29fa6ded
+# %% ../../nbs/lib/data/07_cache.ipynb #421f8cf953d64064a35f03d533ca7d84
 import gzip
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from .downloads import download
+from .checked_json import as_annotated
+from .downloads import MAX_BYTES, download
 from .files import KitError, read_json, sha256_file, write_json
 
 # %% ../../nbs/lib/data/07_cache.ipynb #7d675a66
@@ -55,12 +57,13 @@ def _wrong_hash(
         found += f", or delete {record}, made at first use, to accept the change"
     return KitError(found)
 
-# %% ../../nbs/lib/data/07_cache.ipynb #cde532d1
+# %% ../../nbs/lib/data/07_cache.ipynb #e7dca97db06a49df8267d7208b0a6025
 def fetch_file(
     folder: Path,  # of the cache
     file: str,  # its name there
     url: str,
     published: str | None,  # hash as "algorithm:digits"; None: the one recorded at first use
+    max_bytes: int = MAX_BYTES,  # of the file
 ) -> Path:
     "A file from the cache or from its address; a wrong hash is a `KitError`."
     import pooch
@@ -68,11 +71,12 @@ def fetch_file(
     path = folder / file
     record = folder / "first_use.json"
     recorded = read_json(record) if record.exists() else {}
+    recorded = as_annotated(recorded, dict[str, str], str(record))
     known = published or recorded.get(file)
     there = path.exists()
     pup = pooch.create(folder, "", registry={file: known}, urls={file: url}, allow_updates=False)
     try:
-        pup.fetch(file, downloader=download)
+        pup.fetch(file, downloader=partial(download, max_bytes=max_bytes))
     except KitError as error:
         remedy = f"run this again (what has arrived is kept), or put the file at {path}"
         raise KitError(f"{error}; {remedy}") from None

@@ -6,7 +6,7 @@
 __all__ = ['RESETS', 'cut_lanes', 'lane_length', 'count_windows', 'check_reset', 'review_resets', 'check_lanes', 'Batch',
            'shard_batches', 'copy_to', 'prefetch', 'epoch_order', 'rank_lanes', 'epoch_batches', 'ShardLoader']
 
-# %% ../../nbs/lib/data/90_loader.ipynb #9a63283cbaf04dbcab1f6479b197f3a8
+# %% ../../nbs/lib/data/90_loader.ipynb #b514942f0c714d7ab70a793287f41e28
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .checked_json import check_setting
 from .corpus import Corpus, Shard, keyed_hash
 from .files import KitError
 
@@ -187,12 +188,14 @@ def rank_lanes(
     local = global_batch // world_size
     return range(rank * local, (rank + 1) * local)
 
-# %% ../../nbs/lib/data/90_loader.ipynb #b14d6e31a8904a84906ac7dc2a142e86
+# %% ../../nbs/lib/data/90_loader.ipynb #fac9fcac7076417cbbe72539d0fa5cf0
 def _check_same(
     saved: dict,  # a loader's state
     here: dict,  # what must agree
 ) -> None:
     "`KitError` that names what a saved position disagrees in."
+    for name in ("epoch", "step"):
+        check_setting(name, saved.get(name), {"at_least": 0})
     differ = [
         f"{name}={saved.get(name)!r} (here {value!r})"
         for name, value in here.items()
@@ -220,7 +223,7 @@ def epoch_batches(
             yield from shard_batches(shard, global_batch, lanes, seq_len, reset, max(step, 0))
         step -= steps
 
-# %% ../../nbs/lib/data/90_loader.ipynb #f82b1f6d484d4a3988dbedc6ace9c1fb
+# %% ../../nbs/lib/data/90_loader.ipynb #b882bfc461c148b59e3841b464342085
 class ShardLoader:
     "Iterates from the current position to the end of the epoch; then `epoch` has grown by one."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Review', 'to_review', 'parse_block', 'read_reviews', 'read_rows']
 
-# %% ../../nbs/lib/data/40_reviews.ipynb #1e71bae8eae344149d6cfe81692ee743
+# %% ../../nbs/lib/data/40_reviews.ipynb #2f82ea037e844f3094ec2a7af23c9220
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from .columns import KEYS, find_keys
 from .formats import Block, read_blocks
 from .inputs import find_inputs
+from .label_values import label_number
+from .outputs import check_outputs
 from .quarantine import Quarantine
+from .stars import FIVE_STARS, Scale, read_stars
+from .text import replace_surrogates
 
 if TYPE_CHECKING:
     from fsspec.core import OpenFile
@@ -43,11 +47,11 @@ def _number(x: object) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return math.inf
 
-# %% ../../nbs/lib/data/40_reviews.ipynb #d57db29721004c369ecbbf42d3ab3238
+# %% ../../nbs/lib/data/40_reviews.ipynb #dd4eac7a02374cd69253d9a34f9ab572
 def _name(x: object) -> str | None:
-    "A name, or a number as one; None for anything else."
+    "A name, or a number as one; None for anything else. Lone surrogates become U+FFFD."
     if isinstance(x, str):
-        return x or None
+        return (x if x.isascii() else replace_surrogates(x)) or None
     return str(x) if isinstance(x, int | float) and abs(x) < 1e18 else None
 
 # %% ../../nbs/lib/data/40_reviews.ipynb #504fb2a444614c0babb325280ed9130a
@@ -59,12 +63,13 @@ def _seconds(x: object) -> int | None:
     x = x / 1000 if abs(x) > 1e11 else x
     return int(x) if abs(x) < 1e11 else None
 
-# %% ../../nbs/lib/data/40_reviews.ipynb #59bbdb311c014d738909a11f9e486628
+# %% ../../nbs/lib/data/40_reviews.ipynb #9231b65427bc4e118dc1f59d1a6c7110
 def to_review(
     record: dict,  # what a row holds
     source: str,  # name of the file
     row: int,  # from 1
     keys: Sequence[str | None],  # columns in the order of KEYS; None: there is none
+    scale: Scale = FIVE_STARS,
 ) -> Review | str:
     "The review in a record, or why there is none."
     text, label, stars, category, split, item, user, time = map(record.get, keys)
@@ -74,12 +79,15 @@ def to_review(
         return "empty text"
     if "\0" in text:
         return "NUL byte in the text"
-    if label is not None and (label := _number(label)) is not None:
+    if label is not None and (label := label_number(label)) is not None:
         if not (0 <= label < 128 and label == int(label)):
             return f"{keys[1]} is not a whole number from 0 to 127"
         label = int(label)
-    if stars is not None and (stars := _number(stars)) is not None and not abs(stars) < 1e6:
-        return f"{keys[2]} is not a rating"
+    stars = None if stars is None else read_stars(stars)
+    if stars is not None and (scale.declared or not 1 <= stars <= 5):
+        stars = scale.fit(stars, keys[2], f"{source}, row {row}")
+        if isinstance(stars, str):
+            return stars
     category = None if category is None else _name(category)
     split = None if split is None else _name(split)
     item = None if item is None else _name(item)
@@ -89,33 +97,37 @@ def to_review(
         return f"no {keys[4]}"
     return Review(text, label, stars, category, source, row, split, item, user, time)
 
-# %% ../../nbs/lib/data/40_reviews.ipynb #aa88c711f3b342deb29fe789053c6aa2
+# %% ../../nbs/lib/data/40_reviews.ipynb #efd56f55dd67470d97fb4eb321376b1b
 def parse_block(
     block: Block,  # from read_blocks
     source: str,  # name of its file
-    keys: dict[str, str | None],  # from find_keys
+    keys: dict,  # from find_keys
 ) -> tuple[list[Review], list[tuple[int, str]]]:
     "Reviews, and (row, reason) of bad rows; both in order, blank lines in neither."
     columns = [keys[argument] for argument in KEYS]
+    scale = keys.get("scale", FIVE_STARS)
     reviews = []
     bad = []
     for row, record in enumerate(block.records(), block.row):
         if record is None:
             continue
-        review = to_review(record, source, row, columns) if isinstance(record, dict) else record
+        if isinstance(record, dict):
+            review = to_review(record, source, row, columns, scale)
+        else:
+            review = record
         if isinstance(review, str):
             bad.append((row, review))
         else:
             reviews.append(review)
     return reviews, bad
 
-# %% ../../nbs/lib/data/40_reviews.ipynb #ed3b02ddce4246329393c8ef232b0fd7
+# %% ../../nbs/lib/data/40_reviews.ipynb #b4f8546b64ba425196fc49c1adc055f7
 def read_reviews(
-    paths: str | Path | Iterable[str | Path],  # files, patterns or addresses, see `find_inputs`
+    paths: str | Path | Iterable,  # files, addresses, a DataFrame or a dataset: see `find_inputs`
     text_key: str = "reviewText",  # column of the text; "text" (2023) where that is missing
     label_key: str | None = None,  # column of a class, 0 to 127
-    stars_key: str | None = "overall",  # column of the rating; or "rating" (2023)
-    category_key: str | None = "category",  # column of the product category
+    stars_key: str | None = "auto",  # column of the rating; auto: overall, rating, stars or Score
+    category_key: str | None = "auto",  # column of the product category; auto: category
     split_key: str | None = None,  # column that says train, valid or test
     max_bad: float = 0.01,  # largest tolerated share of bad rows
     quarantine: str
@@ -123,31 +135,38 @@ def read_reviews(
     | Quarantine
     | None = None,  # file for bad rows, or one to ask afterwards
     max_line: int = 16 << 20,  # bytes a line may have
-    item_key: str | None = "asin",  # column of the product; or "parent_asin" (2023)
-    user_key: str | None = "reviewerID",  # column of the reviewer; or "user_id" (2023)
-    time_key: str | None = "unixReviewTime",  # column of the time; or "timestamp" (2023, ms)
+    item_key: str | None = "auto",  # column of the product; auto: asin, parent_asin (2023)
+    user_key: str | None = "auto",  # column of the reviewer; auto: reviewerID, user_id (2023)
+    time_key: str | None = "auto",  # column of the time; auto: unixReviewTime, timestamp (2023, ms)
+    stars_scale: str | None = None,  # lowest and highest rating, such as 0-10; None: 1-5, checked
+    header: str | None = None,  # of tables: yes, no, or names such as stars,text; None: checked
+    quoting: str | None = None,  # of tables: doubled, backslash or none; None: found out
+    max_ratio: float = 200,  # bytes that a compressed byte may become
 ) -> Iterator[Review]:
     "Reviews in order of (file name, row); a `KitError` at the call or on the way, see above."
     given = [text_key, label_key, stars_key, category_key, split_key, item_key, user_key, time_key]
     keys = dict(zip(KEYS, given, strict=True))
+    how = dict(max_line=max_line, header=header, quoting=quoting, max_ratio=max_ratio)
     inputs = [
-        (name, source, find_keys(source, keys, max_line))
+        (name, source, find_keys(source, keys, stars_scale=stars_scale, **how))
         for name, source in find_inputs(paths).items()
     ]
     if not isinstance(quarantine, Quarantine):
         quarantine = Quarantine(quarantine, max_bad)
-    return read_rows(inputs, quarantine, max_line)
+    local = [source for _, source, _ in inputs if isinstance(source, Path)]
+    check_outputs(local, dict(quarantine=quarantine.path))
+    return read_rows(inputs, quarantine, **how)
 
-# %% ../../nbs/lib/data/40_reviews.ipynb #4588fe3dc81c4a879226be128ae5f8b4
+# %% ../../nbs/lib/data/40_reviews.ipynb #cb2e04f45edd424eb171b97e355621bc
 def read_rows(
     inputs: "list[tuple[str, Path | OpenFile, dict]]",  # name, file, what `find_keys` found in it
     quarantine: Quarantine,
-    max_line: int = 16 << 20,  # bytes a line may have
+    **how,  # max_line, header and quoting, see `read_blocks`
 ) -> Iterator[Review]:
     "Reviews of files whose columns are known, in order; closes the quarantine."
     with quarantine:
         for name, source, keys in inputs:
-            for block in read_blocks(source, max_line):
+            for block in read_blocks(source, **how):
                 reviews, bad = parse_block(block, name, keys)
                 quarantine.add(name, len(reviews) + len(bad), bad)
                 yield from reviews

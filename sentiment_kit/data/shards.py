@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['FULL', 'InputSummary', 'make_shards']
 
-# %% ../../nbs/lib/data/80_shards.ipynb #3ca1c3fb50c04d2b816de2bef1f84af7
+# %% ../../nbs/lib/data/80_shards.ipynb #2ed224aa0d0147fcb90aacf73953a652
 import errno
+import os
 import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, count
@@ -25,11 +27,14 @@ from .build_tasks import deal_blocks, deal_to_slices, finish_shard, survey_part
 from .columns import KEYS, find_keys
 from .corpus import META, SPLITS, Corpus, open_corpus
 from .files import KitError, digest, publish_folder, sha256_file, write_json
-from .formats import Block, read_blocks
+from .formats import READING, Block, read_blocks
 from .inputs import find_inputs
+from .locks import hold_output
 from .near_duplicates import NearIndex
+from .outputs import check_outputs, check_replaced
 from .quarantine import Quarantine
 from .records import cut_slices
+from .stopping import stop_as_interrupt
 from .workers import choose_executor, run_tasks
 
 # %% ../../nbs/lib/data/80_shards.ipynb #ae3d625dfe8e45a3abe2582996879839
@@ -47,16 +52,19 @@ def _gathered(blocks: Iterable[Block], size: int) -> Iterator[list[Block]]:
     if gathered:
         yield gathered
 
-# %% ../../nbs/lib/data/80_shards.ipynb #23d450971bf447f7822c36a15831a23d
+# %% ../../nbs/lib/data/80_shards.ipynb #a845049cea72497e963d8f5a06f82496
 def _deal_tasks(inputs: dict, plan: BuildPlan, folder: Path) -> Iterator[tuple]:
     "Arguments of `deal_blocks`, one call after another."
     size = max(8 << 20, plan.n_bytes >> 10)
-    max_line = plan.reader["max_line"]
+    how = {option: plan.reader[option] for option in READING}
     wanted = {argument: key for argument, key in plan.reader.items() if argument in KEYS}
-    keys = {name: find_keys(source, wanted, max_line) for name, source in inputs.items()}
+    scale = plan.reader["stars_scale"]
+    keys = {
+        name: find_keys(source, wanted, stars_scale=scale, **how) for name, source in inputs.items()
+    }
     number = count()
     for name, source in inputs.items():
-        for blocks in _gathered(read_blocks(source, max_line), size):
+        for blocks in _gathered(read_blocks(source, **how), size):
             yield folder, plan, next(number), name, keys[name], blocks
 
 # %% ../../nbs/lib/data/80_shards.ipynb #0f0798ac3a8042738efb88eb0ad7051a
@@ -241,16 +249,17 @@ def _find_finished(out: Path, plan: BuildPlan, overwrite: bool) -> Corpus | None
 # %% ../../nbs/lib/data/80_shards.ipynb #6614cb7fcfbc4b90bdb0123aa998f70d
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
 
-# %% ../../nbs/lib/data/80_shards.ipynb #b90761ef52a14dde977bf8d9b5052680
+# %% ../../nbs/lib/data/80_shards.ipynb #c2cbd687ecff47b19322e55bf8efd7ca
 def _build_beside(inputs: dict, plan: BuildPlan, out: Path, context, ahead: int) -> None:
     "Build in a hidden folder beside `out`, then put it there; `KitError` where the disk is full."
-    building = out.absolute().with_name(f".{out.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
+    place = Path(os.path.realpath(out))  # a link stays a link
+    building = place.with_name(f".{place.name}.building")
+    shutil.rmtree(building, ignore_errors=True)  # of a build that was killed
     folder = building / uuid.uuid4().hex
     try:
         with context as executor:
             _build(inputs, plan, folder, partial(run_tasks, executor, ahead))
-        publish_folder(folder, out)
+        publish_folder(folder, place)
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -260,9 +269,9 @@ def _build_beside(inputs: dict, plan: BuildPlan, out: Path, context, ahead: int)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
-# %% ../../nbs/lib/data/80_shards.ipynb #22fcc26d44ba4ca1b780b69660fe2771
+# %% ../../nbs/lib/data/80_shards.ipynb #883964713dfc4494b804c64fa783efa3
 def make_shards(
-    paths: str | Path | list[str | Path],  # files, glob patterns or URLs, as for read_reviews
+    paths: str | Path | Iterable[str | Path],  # files, patterns or URLs, as for read_reviews
     out: str | Path,  # folder of the corpus
     counts: tuple[int, int, int] = (1000, 1, 1),  # shards for train, valid, test
     order: str = "shuffle_then_shard",  # or shard_then_shuffle, shard_then_shuffle_set: slices
@@ -277,9 +286,16 @@ def make_shards(
     "Build a corpus, or return the one in `out` if it was made from the same files and options."
     inputs = find_inputs(paths)
     out = Path(out)
-    plan = plan_build(inputs, preset, reader, counts, order, dedup, seed)
-    if corpus := _find_finished(out, plan, overwrite):
-        return corpus
-    context, ahead = choose_executor(executor, workers, plan.n_bytes)
-    _build_beside(inputs, plan, out, context, ahead)
-    return open_corpus(out)
+    local = [source for source in inputs.values() if isinstance(source, Path)]
+    check_outputs(local, folders=dict(corpus=out))
+    is_made = _holds_corpus(out)
+    if is_made and overwrite:
+        check_replaced(out, (*SPLITS, "manifest.json", "quarantine.jsonl"))
+    with nullcontext() if is_made and not overwrite else hold_output(out):
+        plan = plan_build(inputs, preset, reader, counts, order, dedup, seed)
+        if corpus := _find_finished(out, plan, overwrite):
+            return corpus
+        context, ahead = choose_executor(executor, workers, plan.n_bytes)
+        with stop_as_interrupt():
+            _build_beside(inputs, plan, out, context, ahead)
+        return open_corpus(out)

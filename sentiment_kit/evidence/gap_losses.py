@@ -6,7 +6,7 @@
 __all__ = ['BITS', 'LOSSES', 'join_lanes', 'byte_bits', 'lane_bits', 'shuffle_neighbours', 'review_table', 'fill_losses',
            'find_moments', 'unseen_at', 'kept_table', 'keep_table', 'measure_losses', 'running_bits']
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #81a867775ab54d409018c80854d2bf4a
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #b836156a0cdf4fbc93545ede8321072d
 import io
 import math
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.checked_arrays import stored_array
 from ..data.corpus import Corpus, open_corpus
-from ..data.files import KitError, digest, read_json, sha256_file, write_atomic
+from ..data.files import KitError, digest, sha256_file, write_atomic
 from ..data.loader import ShardLoader
 from sentiment_kit.evidence.held_out import (
     ARMS,
@@ -28,8 +29,10 @@ from sentiment_kit.evidence.held_out import (
 from ..model.language_model import LanguageModel
 from ..model.loss import cross_entropy
 from ..training.checkpoint import newest_first
+from ..training.config import read_train_config
 from ..training.machine import pick_device
 from ..training.metrics import read_metrics
+from ..training.saved_arrays import read_numbers
 
 # %% ../../nbs/lib/evidence/65_gap_losses.ipynb #3dd0ad1857394428a855c53a7d5219c0
 def join_lanes(
@@ -156,39 +159,39 @@ def fill_losses(
     table["reset"] = np.concatenate(bits[2 * n :])
     return table
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #42cbca8997754b708775d8ce037a7476
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #bd39c1f7ef0f4a98b69286af03fec6cd
 def find_moments(
     run: str | Path,
     early: float,  # share of the epoch
 ) -> tuple[Path, Path]:
     "The checkpoint nearest to `early`, and the last one."
     folders = newest_first(Path(run) / "checkpoints")
-    seen = {folder: read_json(folder / "trainer.json")["bytes"] for folder in folders}
+    seen = {folder: read_numbers(folder / "trainer.json")["bytes"] for folder in folders}
     if len(seen) < 2:
         told = f"{run} has {len(seen)} checkpoints, an early and a last one are needed"
         raise KitError(f"{told}; set save_every and keep")
     last, *before = seen
+    if seen[last] == 0:
+        raise KitError(f"{last} is of a run that has read nothing; train it first")
     return min(before, key=lambda folder: abs(seen[folder] / seen[last] - early)), last
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #9b49ae786b0d46779e3c16f0a0267638
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #29f76c7b65f84174bff1867eef0a9e5e
 def unseen_at(
     run: str | Path,
     moment: Path,  # a checkpoint of it
     corpus: Corpus,
 ) -> np.ndarray:
     "The `review_ids` of training reviews that a run had not seen at a checkpoint."
-    config = read_json(Path(run) / "train_config.json")
-    how = {name: config[name] for name in ("global_batch", "seq_len", "reset", "seed")}
-    step = read_json(moment / "trainer.json")["loader"]["step"]
+    config = read_train_config(run)
+    how = {name: getattr(config, name) for name in ("global_batch", "seq_len", "reset", "seed")}
+    step = read_numbers(moment / "trainer.json")["loader"]["step"]
     return unseen_reviews(ShardLoader(corpus, "train", **how), step)
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #4ee66fd587b44165939c2a5008e6c790
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #d4d8d0e666f74086a5ce1012ccc179c6
 def kept_table(path: Path, key: str) -> np.ndarray | None:
-    "The table of that key, where the file has it."
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as stored:
-        return stored["table"] if stored["key"] == key else None
+    "The table of that key, where the file has it and is whole."
+    table = stored_array(path, key, "table")
+    return table if table is not None and table.dtype == LOSSES else None
 
 # %% ../../nbs/lib/evidence/65_gap_losses.ipynb #e4e8ddb8857c4434954d9df645f7aa2a
 def keep_table(path: Path, key: str, table: np.ndarray) -> None:
@@ -197,7 +200,7 @@ def keep_table(path: Path, key: str, table: np.ndarray) -> None:
     np.savez_compressed(buffer, key=np.array(key), table=table)
     write_atomic(path, buffer.getvalue())
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #a2597a293a1d4c10aba756a4b6826ac7
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #79f312f9d78445f18d8bed2a2dd679a4
 def measure_losses(
     run: str | Path,  # trained for one epoch on a corpus of `hold_out`, with checkpoints on the way
     corpus: str | Path | None = None,  # where the corpus is now; None: where it was in training
@@ -205,9 +208,9 @@ def measure_losses(
     device: str = "auto",  # where it is read: cpu, cuda or auto, wherever it was trained
 ) -> np.ndarray:
     "The table LOSSES of a run, by its early and its final weights; kept in the run folder."
-    config = read_json(Path(run) / "train_config.json")
+    config = read_train_config(run)
     moments = find_moments(run, early)
-    corpus = open_corpus(corpus or config["corpus"])
+    corpus = open_corpus(corpus or config.corpus)
     if "held_out" not in corpus.manifest:
         told = f"{corpus.folder} was not made by hold_out"
         raise KitError(f"{told}; hold out, train on that corpus, and measure then")
@@ -216,17 +219,17 @@ def measure_losses(
     path = Path(run) / "gap_losses.npz"
     table = kept_table(path, key)
     if table is None:
-        where = (str(pick_device(device)), config["precision"])
+        where = (str(pick_device(device)), config.precision)
         models = [LanguageModel.from_pretrained(moment, *where) for moment in moments]
         table = review_table(corpus, unseen_at(run, moments[0], corpus))
         table = fill_losses(table, corpus, *models)
         keep_table(path, key, table)
     return table
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #bf403cde76834da2ae405c68c5d3efaa
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #02ba8e77e5324e0f887db9982ed73778
 def running_bits(run: str | Path, since: float = 0.0) -> float:
     "Mean training loss as logged, bits per byte; `since`: share of the epoch left out at first."
-    epochs = read_json(Path(run) / "train_config.json")["epochs"]
+    epochs = read_train_config(run).epochs
     if epochs != 1:
         told = f"{run} was trained for {epochs} epochs"
         raise KitError(f"{told}; only in one epoch is the running loss of unseen text")

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['draw_counts', 't_interval', 'matched_contrasts', 'state_contrasts', 'contrasts', 'count_below', 'resampled_figures',
-           'count_all_below', 'gap_content', 'make_report', 'explain', 'measure_gap']
+           'count_all_below', 'gap_content', 'make_report', 'explain', 'RanOn', 'corpus_of', 'measure_gap']
 
-# %% ../../nbs/lib/evidence/70_loss_gap.ipynb #7c01c05ae5a9435da5b2caf44df79c4a
+# %% ../../nbs/lib/evidence/70_loss_gap.ipynb #81a1f9bd31c64401b93581855de91284
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import t as student
 
-from ..data.files import KitError, read_json, write_json
+from ..data.checked_json import read_checked
+from ..data.files import KitError, write_json
 from .gap_losses import measure_losses, running_bits
 from .gap_report import check_gap
 from sentiment_kit.evidence.gap_terms import (
@@ -172,7 +175,22 @@ def explain(
     below = count_all_below(tables, running, kind, len(set(seeds)))
     return make_report(gap_content(figures, below, kind, level))
 
-# %% ../../nbs/lib/evidence/70_loss_gap.ipynb #944002543db84960a8115bc8d5bc78ce
+# %% ../../nbs/lib/evidence/70_loss_gap.ipynb #6bf6577ce39949ee851d2b50e19b048e
+@dataclass
+class RanOn:
+    "What is read of a run's environment.json."
+
+    corpus: str  # digest
+
+
+def corpus_of(run: str | Path) -> str:
+    "The digest of the corpus that a run was trained on."
+    digest = read_checked(RanOn, Path(run) / "environment.json", more=True).corpus
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise KitError(f"{run}/environment.json: corpus is no digest; restore it")
+    return digest
+
+
 def measure_gap(
     runs: str | Path | Sequence[str | Path],  # run folders: one, or several taken together
     corpus: str | Path | None = None,  # where the corpus is now; None: where it was in training
@@ -189,7 +207,7 @@ def measure_gap(
         raise KitError(f"{told}; use blocks or sets, and at least one run")
     tables = [measure_losses(run, corpus, device=device) for run in runs]
     running = [running_bits(run, since) for run in runs]
-    digests = [read_json(run / "environment.json")["corpus"] for run in runs]
+    digests = [corpus_of(run) for run in runs]
     seeds = [int(corpus_digest[:12], 16) for corpus_digest in digests]
     report = explain(tables, running, kind, seeds, **options)
     if out or len(runs) == 1:

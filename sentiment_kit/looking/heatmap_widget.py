@@ -6,7 +6,7 @@
 __all__ = ['STATIC', 'MODULES', 'SCRIPT', 'STYLE_SHEET', 'POLICY', 'SAVED', 'join_modules', 'heatmap_document', 'heatmap_numbers',
            'still', 'picture_of', 'HeatmapView', 'save_view', 'unit_choices', 'HeatmapWidget', 'read_texts']
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #fbad421333524f1aadcfe7888e754fd8
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #f3d144f82a42485c9d47cb3eac5ad17a
 import base64
 import html
 import importlib.resources
@@ -19,6 +19,7 @@ import anywidget
 import numpy as np
 import traitlets
 
+from ..data.containers import one_or_more
 from ..data.files import KitError, write_atomic
 from ..figures import NEGATIVE, POSITIVE
 from .heatmap import OPACITY, heatmap_html
@@ -110,7 +111,7 @@ def heatmap_numbers(
         )
     return dict(units=picture["units"], panes=panes)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #449cc50355fe40f093db802d5911411e
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #271b1e0deb5f4988a6af3fe92e089141
 def still(
     picture: dict,  # of a `HeatmapView`
     shown: list,  # entries of units; the first is drawn
@@ -119,7 +120,8 @@ def still(
     "A picture as plain HTML."
     row = picture["units"].index(shown[0]) if shown else 0
     key = unit_key(picture["units"][row])
-    name = f"unit {key}" if key[0].isdigit() else key
+    name = picture.get("names", {}).get(key) or (f"unit {key}" if key[0].isdigit() else key)
+    ends = picture.get("ends", {}).get(key)
     scale = picture["scales"][key] or None
     parts = []
     for pane in picture["panes"]:
@@ -129,7 +131,8 @@ def still(
         title = " · ".join(filter(None, [pane["title"], name]))
         if stop < len(values_T):
             title += f", the first {stop:,} of {len(values_T):,} bytes"
-        parts.append(heatmap_html(pane["bytes"][:stop], values_T[:stop], title=title, scale=scale))
+        look = dict(title=title, scale=scale, ends=ends)
+        parts.append(heatmap_html(pane["bytes"][:stop], values_T[:stop], **look))
     return "".join(parts)
 
 # %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #04f1d1794a4c4928a137da490c2662a3
@@ -232,7 +235,7 @@ def unit_choices(
     rows = {k: np.asarray(v, "<f4").tobytes() for k, v in known.items() if v is not None}
     return rows | dict(n_units=min((s.n_units for s in reader.sources), default=0))
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #c08a1ea702d14ce292068ac8f91b00ae
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #2781e3cf15004c1a929798a9cd90085c
 class HeatmapWidget(HeatmapView):
     "Texts in the colours of a model's units: type, look up units, compare, open the ledger."
 
@@ -242,7 +245,7 @@ class HeatmapWidget(HeatmapView):
 
     def __init__(
         self,
-        model: LanguageModel | StateSource | Sequence | None = None,  # or several; None: only show
+        model: LanguageModel | StateSource | str | Path | Sequence | None = None,  # or several
         texts: str | Sequence[str] = (),
         units: int | Sequence | None = None,  # to record; None: most weight, or most movement
         names: Sequence[str] = (),  # of the models where there are several, else of the texts
@@ -252,7 +255,7 @@ class HeatmapWidget(HeatmapView):
     ):
         models = model if isinstance(model, list | tuple) else [model] * (model is not None)
         self._reader = reader = PaneReader(models, names)
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = one_or_more(texts)
         units = first_units(reader, texts, weight_U) if units is None else plain_units(units)
         choices = unit_choices(reader, weight_U, stars_U)
         super().__init__(texts=texts, units=units, shown=units[:1], choices=choices)
@@ -283,7 +286,7 @@ class HeatmapWidget(HeatmapView):
         if self.picked["stop"] <= len(panes[self.picked["pane"]]["bytes"]):  # else: an old text
             self.top = self._reader.top(panes, self.picture["units"], **self.picked)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #76ff386f08ad4a19967e07190f1045d4
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #18b056ddeab44bd591c6caa3aaf4419d
 def read_texts(
     widget: HeatmapWidget,
     new: bool,  # are the texts new, so that what was picked in them is no more?
@@ -293,7 +296,8 @@ def read_texts(
         widget.top = {}
     try:
         panes = widget._reader.panes(widget.texts, widget.units)
-        widget._draw(panes, widget.units, typed=True, ledger=widget._reader.has_ledger)
+        told = widget._reader.unit_words() | dict(ledger=widget._reader.has_ledger)
+        widget._draw(panes, widget.units, typed=True, **told)
     except KitError as error:
         widget._recorded = widget._recorded or []
         widget.units = widget._recorded

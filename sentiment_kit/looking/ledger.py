@@ -6,21 +6,24 @@
 __all__ = ['WROTE', 'ADDED', 'TOOK', 'Ledger', 'write_ledger', 'words_of', 'shown_as', 'drawn_characters', 'text_rows', 'add_row',
            'finish_rows', 'ledger_title', 'ledger_figure']
 
-# %% ../../nbs/lib/looking/00_ledger.ipynb #fc9a397668344db999e46ea21f82cfb2
+# %% ../../nbs/lib/looking/00_ledger.ipynb #891332c8b989421ca3486c2299c87e94
 import html
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..data.containers import one_text
+from ..data.files import KitError
 from ..data.text import graphemes
 from ..figures import NEGATIVE, PALE, POSITIVE, rgb
 from ..model.gates import record_gates
 from ..model.language_model import LanguageModel
 from ..model.mlstm import MLSTMState
-from ..model.reading import encode_texts
+from ..model.reading import as_model, encode_texts
 
 # %% ../../nbs/lib/looking/00_ledger.ipynb #288855127e324189a66f056271cbe65e
 class Ledger(NamedTuple):
@@ -34,9 +37,9 @@ class Ledger(NamedTuple):
     encoded: bytes  # the text
     unit: int
 
-# %% ../../nbs/lib/looking/00_ledger.ipynb #10f85b79bf6e4627bad0d2f38b7ca05e
+# %% ../../nbs/lib/looking/00_ledger.ipynb #1e8574b8d78947fc94a10e97266a0867
 def write_ledger(
-    model: LanguageModel,
+    model: LanguageModel | str | Path,  # or its folder, or the name of a bundled one
     text: str | bytes,  # a str is encoded with the model's preset
     unit: int,  # 0 … H - 1
     layer: int = -1,  # which of stacked layers; -1: the top
@@ -44,7 +47,10 @@ def write_ledger(
     reset_T: np.ndarray | None = None,  # bool: start afresh before byte t
 ) -> Ledger:
     "What every byte wrote into a cell and how much survived (after Murdoch & Szlam 2017)."
-    encoded = encode_texts([text], model.config.preset)[0]
+    model = as_model(model)
+    encoded = encode_texts([one_text(text)], model.config.preset)[0]
+    if not encoded:
+        raise KitError("the text is b'', so nothing was written; a ledger needs at least a byte")
     gates = record_gates(model, encoded, [unit], layer, state, reset_T)
     forget_T = gates.f_TU[:, 0]
     if reset_T is not None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Runs', 'AXES', 'PANELS', 'MARKS', 'LOOK', 'smooth', 'thin', 'name_runs', 'find_runs', 'read_runs', 'Axis', 'Panel',
-           'Points', 'Curve', 'curves', 'plot_losses']
+           'PointMarks', 'Curve', 'curves', 'plot_losses']
 
 # %% ../../nbs/lib/looking/50_loss_curves.ipynb #429222ce626a482ca561195d2e76eac5
 import html
@@ -116,7 +116,7 @@ PANELS = {  # by column, from y3 on
 }
 
 # %% ../../nbs/lib/looking/50_loss_curves.ipynb #b1b6ede476e4428c809db07d453b027c
-class Points(NamedTuple):
+class PointMarks(NamedTuple):
     label: str
     axis: str
     symbol: str
@@ -125,17 +125,17 @@ class Points(NamedTuple):
 
 # %% ../../nbs/lib/looking/50_loss_curves.ipynb #d91d4439dcce426396bf735f5e863e83
 MARKS = {  # by column
-    "valid_bits": Points(
+    "valid_bits": PointMarks(
         "validation",
         "y",
         "diamond-open",
         " · ◇ validation",
         " ({split}, reset {reset}, {lanes:.0f} lanes)",
     ),
-    "probe_all": Points(
+    "probe_all": PointMarks(
         "probe, all units", "y2", "circle", "<br>● probe accuracy, all units (right)", ""
     ),
-    "probe_one": Points(
+    "probe_one": PointMarks(
         "probe, one unit", "y2", "x", " · ✕ one unit (right)", " (unit {probe_unit:.0f})"
     ),
 }

@@ -215,7 +215,7 @@ def _has_cells(source: StateSource) -> bool:
     "Does it show the cell state of a model, which has a ledger?"
     return isinstance(source, ModelStates) and source.state == "cell"
 
-# %% ../../nbs/lib/looking/30_panes.ipynb #705b800d28a34746bcb07fcfb916bda7
+# %% ../../nbs/lib/looking/30_panes.ipynb #cb8ec25e0386462c84a95514de5bdd34
 class PaneReader:
     "What a `HeatmapWidget` asks its models."
 
@@ -236,6 +236,14 @@ class PaneReader:
         m = i % len(self.sources)
         reader = self.kept.setdefault(i, KeptStates(self.sources[m]))
         return reader, reader.read(encoded, [of_model(unit, m) for unit in units])
+
+    def unit_words(self) -> dict[str, dict]:
+        "What the sources say of their units: how each is called, and what its two ends mean."
+        said = [getattr(source, "unit_names", None) for source in self.sources]
+        if not said or said[0] is None or said.count(said[0]) < len(said):
+            return {}
+        words = dict(names=said[0], ends=getattr(self.sources[0], "ends", []))
+        return {what: {str(k): one for k, one in enumerate(each)} for what, each in words.items()}
 
     def panes(self, texts: Sequence[str], units: list) -> list[dict]:
         "Every text read by every model."

@@ -6,7 +6,7 @@
 __all__ = ['Pair', 'steer', 'cost_line', 'pair_html', 'read_units', 'steering_controls', 'as_asked', 'panes_of', 'held_title',
            'SteeringPanel']
 
-# %% ../../nbs/lib/looking/80_steering.ipynb #84032075e68d460f9c0cd56a828f083a
+# %% ../../nbs/lib/looking/80_steering.ipynb #9b11c24112b244bfad2aba2101e1b5e9
 import asyncio
 import html
 import re
@@ -20,6 +20,8 @@ import ipywidgets
 import numpy as np
 import torch
 
+from ..data.containers import one_or_more
+from ..data.datasets import ordinary_texts
 from ..data.files import KitError
 from ..evidence.dose_response import natural_range
 from ..figures import number
@@ -28,7 +30,7 @@ from .heatmap_widget import HeatmapWidget
 from ..model.clamp import Clamp
 from ..model.generate import encode_prompt, stream
 from ..model.language_model import LanguageModel
-from ..model.reading import which_units
+from ..model.reading import as_model, which_units
 
 # %% ../../nbs/lib/looking/80_steering.ipynb #4db17b5c108c45688941c79c4ef367f0
 class Pair(NamedTuple):
@@ -81,9 +83,9 @@ def _read_along(
             encoded = tuple(ids_T.tobytes() for ids_T in ids_2T[:, :stop])
             yield Pair(encoded, len(prompt), c_2TU[:, :stop], bits_2T[:, :stop])
 
-# %% ../../nbs/lib/looking/80_steering.ipynb #8611e067985c4a12a83ed5a017a49b11
+# %% ../../nbs/lib/looking/80_steering.ipynb #35571513f1b440eab08104c3455515a5
 def steer(
-    model: LanguageModel,
+    model: LanguageModel | str,  # or its folder, or the name of a bundled one
     prompt: str,  # how both begin; "" is the start of a review
     n_bytes: int,  # how many each writes
     clamp: Clamp,  # what is held in the second: {unit: value, …}
@@ -91,10 +93,11 @@ def steer(
     **options,  # temperature, seeds, top_k, top_p and ramp: as for stream, one text
 ) -> Iterator[Pair]:  # n_bytes times: everything so far
     "Write the same text with and without a clamp, side by side."
+    model = as_model(model)
     writers = [stream(model, prompt, n_bytes, clamp=held, **options) for held in (None, clamp)]
     if units is None:
         units = list(clamp) if isinstance(clamp, Mapping) else []
-    units = which_units(list(units), model.config.hidden_size)
+    units = which_units(units, model.config.hidden_size)
     encoded = encode_prompt(prompt, model.config.preset)
     return _read_along(model, encoded, zip(*writers, strict=True), n_bytes, units)
 
@@ -109,13 +112,11 @@ def cost_line(pair: Pair) -> str:
     costs = f"{free:.2f} bits per byte unheld, {held:.2f} held ({change})"
     return f"{n:,} bytes written, {same}: {costs}"
 
-# %% ../../nbs/lib/looking/80_steering.ipynb #c51b14329f754287837110c6cea9f468
+# %% ../../nbs/lib/looking/80_steering.ipynb #636570d4dde24826af3034c3662b6865
 def _first_unit(pair: Pair) -> np.ndarray:  # [2, T]
     "The values of the reader's first unit."
     if not pair.c_2TU.shape[2]:
-        raise KitError(
-            "no cell was recorded to colour the texts by; give steer units, or pair_html values_2T"
-        )
+        raise KitError("no cell was recorded to colour by; give units to steer, or values_2T here")
     return pair.c_2TU[..., 0]
 
 # %% ../../nbs/lib/looking/80_steering.ipynb #350c830f657e4399a5f9b1c6bfcbdc14
@@ -145,7 +146,7 @@ def read_units(
         raise KitError(f"{said!r} is no list of units; {hint}")
     return {int(part[2]): -1 if part[1] else 1 for part in parts}
 
-# %% ../../nbs/lib/looking/80_steering.ipynb #945fd8295e2143578d1377cdbf540b71
+# %% ../../nbs/lib/looking/80_steering.ipynb #6c436659bd0a4c40b12930cf6ee02a23
 def steering_controls(units: str, prompt: str, n_bytes: int) -> dict[str, ipywidgets.Widget]:
     "What is written, what is held (units as they are typed), and with which chance."
     style = dict(description_width="6rem")
@@ -154,11 +155,10 @@ def steering_controls(units: str, prompt: str, n_bytes: int) -> dict[str, ipywid
     whole = ipywidgets.BoundedIntText
     real = ipywidgets.BoundedFloatText
     hint = "the start of a review"
-    held = "3 or 3, -17"
     return dict(
         prompt=ipywidgets.Text(prompt, description="prompt", placeholder=hint, **wide),
         n_bytes=whole(n_bytes, min=1, max=5000, description="bytes", **box),
-        units=ipywidgets.Text(units, description="units held", placeholder=held, **box),
+        units=ipywidgets.Text(units, description="units held", placeholder="3 or 3, -17", **box),
         strength=real(2.0, min=-9, max=9, step=0.5, description="strength (sd)", **box),
         temperature=real(0.7, min=0, max=5, step=0.1, description="temperature", **box),
         top_k=whole(0, min=0, max=256, description="top k (0: all)", **box),
@@ -223,27 +223,28 @@ def _end(panel: "SteeringPanel", said: str | None = None):
     if said is not None:
         panel.said.value = said
 
-# %% ../../nbs/lib/looking/80_steering.ipynb #d54c3eef1c49449fad5f887696941214
+# %% ../../nbs/lib/looking/80_steering.ipynb #9771e20bd5854c92bacb2f9872146ef1
 def _still(panel: "SteeringPanel") -> dict[str, str]:
     "What a saved notebook shows in the panel's place; nothing before a pair is written."
     if panel.pair is None:
         return {}
-    colours = f"unit {panel.units[0]}"
-    return {"text/html": pair_html(panel.pair, panel.names, colours=colours)}
+    return {"text/html": pair_html(panel.pair, panel.names, colours=f"unit {panel.units[0]}")}
 
-# %% ../../nbs/lib/looking/80_steering.ipynb #525ccb66d55746daba57a2b539468cef
+# %% ../../nbs/lib/looking/80_steering.ipynb #d426d4ea1060478498dcc34299e8dcf0
 class SteeringPanel(ipywidgets.VBox):
     "Two texts that grow side by side, unheld and held, in the colours of the reader's units."
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: LanguageModel | str,  # or its folder, or the name of a bundled one
         units: int | str | Sequence[int],  # held at first; as a str with signs, "3, -17"
-        ordinary: Iterable[str | bytes],  # texts that tell where units usually are; some 10,000 B
+        # texts that tell where units usually are, some 10,000 B; None: the kit's samples
+        ordinary: str | Iterable[str | bytes] | None = None,
         prompt: str = "",  # at first
         n_bytes: int = 300,  # to write, at first
     ):
-        ordinary = list(ordinary)
+        model = as_model(model)
+        ordinary = ordinary_texts() if ordinary is None else one_or_more(ordinary)
         said = units if isinstance(units, str) else ", ".join(map(str, np.atleast_1d(units)))
         self.model = model
         self.pair = None
@@ -286,7 +287,7 @@ class SteeringPanel(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs) -> dict:
         return super()._repr_mimebundle_(**kwargs) | _still(self)
 
-# %% ../../nbs/lib/looking/80_steering.ipynb #69508faa08224e82bc1480ba87af5dc2
+# %% ../../nbs/lib/looking/80_steering.ipynb #e9ffc12e3e074474a49da25626e6da6e
 def _made_parts(panel: SteeringPanel) -> list[ipywidgets.Widget]:
     "Make what the panel shows and its buttons; all its parts from top to bottom."
     look = dict(button_style="primary", icon="pencil")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['loop_pool', 'side_stream', 'drop_scratch', 'capture', 'forward_step', 'backward_step', 'Loops', 'LoopPool',
-           'load_weights', 'load_batch', 'Tape', 'run_forward', 'run_backward']
+           'fill_weights', 'fill_batch', 'GraphTape', 'graph_forward', 'graph_backward']
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #c6af1764f1ea4054bb9402d56c8c6638
 import weakref
@@ -19,16 +19,16 @@ from .cpu_kernels import storage_dtype
 from sentiment_kit.model.gpu_buffers import (
     Buffers,
     Shape,
-    Step,
+    StepBuffers,
     allocate,
+    count_table_rows,
     split_steps,
-    table_rows,
 )
 from sentiment_kit.model.gpu_kernels import (
     fp32_product,
     full_sums,
-    gates,
-    gates_backward,
+    gates_backward_kernel,
+    gates_forward_kernel,
     launch_grid,
     multiply,
     multiply_backward,
@@ -67,7 +67,9 @@ def capture(
     return graph
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #ccbd6468a46e4a8ba686b7b892d8900c
-def forward_step(s: Step, w: Buffers, grid: tuple[int, int], sizes: tuple[int, int, int]) -> None:
+def forward_step(
+    s: StepBuffers, w: Buffers, grid: tuple[int, int], sizes: tuple[int, int, int]
+) -> None:
     "h and c after one byte; `sizes`: rows of the tables, H, units of a block."
     m_BH = s.h_BH
     if w.w_mh is not None:
@@ -76,13 +78,15 @@ def forward_step(s: Step, w: Buffers, grid: tuple[int, int], sizes: tuple[int, i
         multiply[grid](s.p_BH, w.mx, s.ids_B, s.reset_B, m_BH, *sizes)
     torch.mm(m_BH, w.w_h, out=s.g_BG)
     state = (s.c_BH, s.c_next_BH, s.h_next_BH)
-    gates[grid](s.g_BG, w.zx, s.ids_B, s.reset_B, *state, *sizes)
+    gates_forward_kernel[grid](s.g_BG, w.zx, s.ids_B, s.reset_B, *state, *sizes)
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #efae73d048df48ee8374d88e7cef8af1
-def backward_step(s: Step, w: Buffers, grid: tuple[int, int], sizes: tuple[int, int, int]) -> None:
+def backward_step(
+    s: StepBuffers, w: Buffers, grid: tuple[int, int], sizes: tuple[int, int, int]
+) -> None:
     "Gradients of z and p at one byte, of h and c before it; arguments as in `forward_step`."
     around = (s.c_BH, s.c_next_BH, s.reset_B, s.reset_next_B)
-    gates_backward[grid](s.g_BG, s.d_BH, w.dh_BH, w.dc_BH, *around, *sizes[1:])
+    gates_backward_kernel[grid](s.g_BG, s.d_BH, w.dh_BH, w.dc_BH, *around, *sizes[1:])
     if w.w_mh is None:
         torch.mm(s.g_BG, w.w_h.t(), out=w.dh_BH)
         return
@@ -105,7 +109,7 @@ class Loops:
         self.buffers = allocate(shape)
         self.steps = split_steps(self.buffers)
         self.grid, block = launch_grid(shape.B, shape.H)
-        self.sizes = (table_rows(shape), shape.H, block)
+        self.sizes = (count_table_rows(shape), shape.H, block)
 
     def forward_loop(self) -> None:
         "h and c after every byte."
@@ -166,7 +170,7 @@ class LoopPool:
 loop_pool = LoopPool()
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #bb9afbd87c774fcc9af2d145c13adeb7
-def load_weights(buffers: Buffers, zx, mx, w_h, w_mh) -> None:
+def fill_weights(buffers: Buffers, zx, mx, w_h, w_mh) -> None:
     "Copy tables and weights; `mx` and `w_mh` are None for an LSTM."
     buffers.zx.copy_(zx.reshape(buffers.zx.shape))
     buffers.w_h.copy_(w_h)
@@ -175,7 +179,7 @@ def load_weights(buffers: Buffers, zx, mx, w_h, w_mh) -> None:
         buffers.w_mh.copy_(w_mh)
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #e4c47ecce52547a3ae5531885fa7b211
-def load_batch(buffers: Buffers, h_BH, c_BH, ids_TB, reset_TB) -> None:
+def fill_batch(buffers: Buffers, h_BH, c_BH, ids_TB, reset_TB) -> None:
     "Copy the first state, the ids (or None: count up) and the resets (or None: there are none)."
     if ids_TB is not None:
         buffers.ids_TB.copy_(ids_TB)
@@ -188,7 +192,7 @@ def load_batch(buffers: Buffers, h_BH, c_BH, ids_TB, reset_TB) -> None:
         buffers.h_TBH[0].masked_fill_(reset_TB[0, :, None], 0)
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #388e9081
-class Tape:
+class GraphTape:
     "States of a forward pass: h and c [T+1,B,H], row 0 from before; of c only the last where kept."
 
     def __init__(
@@ -211,7 +215,7 @@ class Tape:
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #79c707d525434b59ac46afd6b42f018f
 @torch.no_grad()
-def run_forward(
+def graph_forward(
     zx: torch.Tensor,  # rows for the gates: x W_x + b, a table [V,4H] or [T,B,4H]
     mx: torch.Tensor | None,  # rows for m: x W_mx, [V,H] or [T,B,H]; None makes it an LSTM
     w_h: torch.Tensor,  # [H,4H]
@@ -222,18 +226,18 @@ def run_forward(
     reset_TB: torch.Tensor | None = None,  # bool: zero the lane's state before byte t
     precision: str = "fp32",  # of products and storage: "fp32", "bf16" or "fp16"; the cell is fp32
     keep: bool = False,  # remember what the backward pass needs
-    over: Tape | None = None,  # not used: what leaves the GPU's buffers is always a copy
-) -> Tape:
+    over: GraphTape | None = None,  # not used: what leaves the GPU's buffers is always a copy
+) -> GraphTape:
     "All steps forward, without autograd. Nothing in it waits for the GPU."
     T = len(zx if ids_TB is None else ids_TB)
     V = 0 if ids_TB is None else len(zx)
     with torch.cuda.device_of(zx), full_sums():
         dtype = storage_dtype(precision, zx)
         loops = loop_pool.take(Shape(zx.device, dtype, T, *h_BH.shape, V, w_mh is not None, keep))
-        load_weights(loops.buffers, zx, mx, w_h, w_mh)
-        load_batch(loops.buffers, h_BH, c_BH, ids_TB, reset_TB)
+        fill_weights(loops.buffers, zx, mx, w_h, w_mh)
+        fill_batch(loops.buffers, h_BH, c_BH, ids_TB, reset_TB)
         loops.run(loops.forward_loop)
-        return Tape(loops, zx.dtype, reset_TB is not None)
+        return GraphTape(loops, zx.dtype, reset_TB is not None)
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #2b3e1541
 def _input_gradient(loops: Loops, d_TBN: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -257,7 +261,7 @@ def _weight_gradients(loops: Loops, has_resets: bool) -> tuple[torch.Tensor, tor
     return fp32_product(h_TBH.flatten(0, 1).t(), dz_NG), None
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #f46e0f0efbbb4f84a8a7650deb348cb3
-def _claim(tape: Tape) -> Loops:
+def _claim(tape: GraphTape) -> Loops:
     "The loops of a tape, which no longer has them; `KitError` where it had none."
     loops = tape.loops
     tape.loops = None
@@ -270,8 +274,8 @@ def _claim(tape: Tape) -> Loops:
 
 # %% ../../nbs/lib/model/45_gpu_graphs.ipynb #5f34e1c1bbca41abbec174889124618a
 @torch.no_grad()
-def run_backward(
-    tape: Tape,  # from `run_forward(…, keep=True)`
+def graph_backward(
+    tape: GraphTape,  # from `graph_forward(…, keep=True)`
     dh_TBH: torch.Tensor,  # gradient of every hidden state
     dc_BH: torch.Tensor,  # gradient of the last cell
 ) -> tuple:  # d_zx, d_mx, d_w_h, d_w_mh, dh_BH, dc_BH; None for what an LSTM lacks

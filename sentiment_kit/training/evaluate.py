@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ALONE', 'EvalResult', 'interval_half_width', 'same_preset', 'evaluate', 'lane_losses']
 
-# %% ../../nbs/lib/training/50_evaluate.ipynb #9a63283cbaf04dbcab1f6479b197f3a8
+# %% ../../nbs/lib/training/50_evaluate.ipynb #beafc781b3554926aa2dd0ae924c3f97
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from ..data.corpus import Corpus
 from ..data.files import KitError
 from ..data.loader import ShardLoader
+from ..data.stopping import StopHeard
 from ..model.language_model import LanguageModel, LanguageModelConfig
 from ..model.loss import bits_per_byte, cross_entropy
 from .distributed import World, total
@@ -57,7 +59,7 @@ def same_preset(corpus: Corpus, config: LanguageModelConfig) -> None:
             f"the corpus with {config.preset!r}"
         )
 
-# %% ../../nbs/lib/training/50_evaluate.ipynb #c93bff90ec3b4063af4db7e07c2ab6bd
+# %% ../../nbs/lib/training/50_evaluate.ipynb #3821445fd011461aa039151fb6846314
 @torch.no_grad()
 def evaluate(
     model: LanguageModel,
@@ -68,8 +70,9 @@ def evaluate(
     seq_len: int = 256,  # bytes a step, at most; changes memory, and where `max_bytes` stops
     max_bytes: int | None = None,  # stop after so many; None reads all
     world: World = ALONE,  # ranks that share the lanes where they can; else each reads all
+    asked: Callable[[], object] = bool,  # true once somebody wants it to stop
 ) -> EvalResult:
-    "Bits per byte of `model` on a split; the same figure on every rank."
+    "Bits per byte of `model` on a split; the same on every rank. `StopHeard` where it is to stop."
     same_preset(corpus, model.config)
     if lanes < 1:
         raise KitError(f"lanes is {lanes}; use at least 1")
@@ -78,17 +81,21 @@ def evaluate(
     world = ALONE if lanes % world.world_size else world
     loader = ShardLoader(corpus, split, lanes, seq_len, reset, world.rank, world.world_size)
     enough = math.inf if max_bytes is None else max_bytes / world.world_size
-    nats_B, n = lane_losses(model, loader, enough)
-    nats, squares, n = total(world, nats_B.sum().item(), nats_B.square().sum().item(), n)
+    nats_B, n = lane_losses(model, loader, enough, asked)
+    sums = (nats_B.sum().item(), nats_B.square().sum().item(), n, bool(asked()))
+    nats, squares, n, stopped = total(world, *sums)
+    if stopped:
+        raise StopHeard
     mean = bits_per_byte(nats / n)
     half_width = bits_per_byte(interval_half_width(nats, squares, lanes, n))
     return EvalResult(mean, half_width, round(n), split, reset, lanes, corpus.preset)
 
-# %% ../../nbs/lib/training/50_evaluate.ipynb #424ec6137fc94c95b60ffb2db693d699
+# %% ../../nbs/lib/training/50_evaluate.ipynb #a696f07851434f049ddffb97594ff427
 def lane_losses(
     model: LanguageModel,
     loader: ShardLoader,
     enough: float,  # bytes after which to stop
+    asked: Callable[[], object] = bool,  # true once somebody wants it to stop
 ) -> tuple[torch.Tensor, int]:  # summed loss of each lane in nats [B], float64; bytes read
     "Read a loader's text once, its lanes starting at a state of zero."
     device, state, n = model.head.bias.device, None, 0
@@ -100,6 +107,6 @@ def lane_losses(
         nats_BT = cross_entropy(logits_BTV, target_BT, mean=False)
         nats_B += nats_BT.sum(1, dtype=torch.float64).cpu()
         n += target_BT.numel()
-        if n >= enough:
+        if n >= enough or asked():
             break
     return nats_B, n

@@ -12,18 +12,18 @@ from typing import NamedTuple
 from ..data.loader import Batch
 from ..model.mlstm import MLSTMState
 
-# %% ../../nbs/lib/training/55_run_state.ipynb #18b0831a
+# %% ../../nbs/lib/training/55_run_state.ipynb #b3c0be818a9942baa23a436ae081b443
 class Step(NamedTuple):
     "What one step did. Loss and bytes are those of all ranks; batch and state are this rank's."
 
-    batch: Batch  # ids, targets and resets [B, T]
-    before: MLSTMState  # of the same lanes, when the step began
+    batch: Batch | None  # ids, targets and resets [B, T]; None for a step before a restart
+    before: MLSTMState | None  # of the same lanes, when the step began
     nats: float  # mean loss a byte; may be infinite or NaN if the step was skipped
     n_bytes: int  # bytes predicted
     seconds: float
     figures: dict  # lr, loss_scale, clipped, skipped and, unless skipped, grad_norm
 
-# %% ../../nbs/lib/training/55_run_state.ipynb #4055b430
+# %% ../../nbs/lib/training/55_run_state.ipynb #c1b5d7cdc29d4952bd6995c4c70757f5
 FINISHED = "all text was read"
 ENOUGH = "validation no longer improves"
 
@@ -42,6 +42,7 @@ class RunState:
     last: Step | None = None  # the step just taken
     record: dict = field(default_factory=dict)  # its line of metrics.jsonl; callbacks add to it
     stop_reason: str | None = None  # why no further step is taken; None while it runs
+    pending: bool = False  # the callbacks have yet to see the last step
 
     @property
     def done(self) -> bool:
@@ -64,3 +65,16 @@ class RunState:
         self.record = self.place() | step.figures
         if self.bytes >= self.total_bytes:
             self.stop_reason = FINISHED
+
+    def unseen(self) -> dict | None:
+        "What a checkpoint keeps of a step that is pending."
+        if not self.pending or self.last is None:
+            return None
+        fields = self.last._asdict()
+        return {name: fields[name] for name in ("nats", "n_bytes", "seconds", "figures")}
+
+    def take_up(self, unseen: dict) -> None:
+        "Put a pending step back where the callbacks find it."
+        self.last = Step(None, None, **unseen)
+        self.record = self.place() | unseen["figures"]
+        self.pending = True

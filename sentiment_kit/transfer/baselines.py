@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['split_features', 'ProbeResult', 'probe_splits', 'NgramResult', 'ngram_counts', 'best_logistic', 'ngram_baseline',
-           'shown', 'results_table']
+           'table_cell', 'results_table']
 
-# %% ../../nbs/lib/transfer/45_baselines.ipynb #96d5a90eb18246beb6686f57c9a56c26
+# %% ../../nbs/lib/transfer/45_baselines.ipynb #7d401683a853446b8795f5e69d646cbe
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from ..data.containers import list_texts
 from ..data.labelled import Texts
 from ..model.language_model import LanguageModel
 from .accuracy import Accuracy, accuracy
@@ -66,14 +67,14 @@ class NgramResult(NamedTuple):
     valid: Accuracy
     test: Accuracy
 
-# %% ../../nbs/lib/transfer/45_baselines.ipynb #04f17ff52ab64cb39b67f12c336f085a
+# %% ../../nbs/lib/transfer/45_baselines.ipynb #2d3001ba1e26442fa38e6069f1ba82c9
 def ngram_counts(texts: Sequence[str]) -> TfidfVectorizer:
     "What turns texts into tf-idf of word 1–2-grams; its vocabulary is that of `texts`."
     counts = TfidfVectorizer(
         ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, dtype=np.float32
     )
     try:
-        return counts.fit(texts)
+        return counts.fit(list_texts(texts))
     except ValueError as error:
         raise FeatureError(f"no n-gram baseline: {error}; it needs texts with words") from None
 
@@ -106,7 +107,7 @@ def ngram_baseline(
     return NgramResult(model, best.C, *scores)
 
 # %% ../../nbs/lib/transfer/45_baselines.ipynb #062d530a7a68432d9740b4bf9c4e5994
-def shown(value) -> str:
+def table_cell(value) -> str:
     "A cell of such a table."
     if value is None:
         return "–"
@@ -119,5 +120,5 @@ def results_table(
     "Rows as a Markdown table; fractions in four digits, a missing value as a dash."
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns)]
-    lines += [[shown(row.get(column)) for column in columns] for row in rows]
+    lines += [[table_cell(row.get(column)) for column in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -42,14 +42,16 @@ class Examples(NamedTuple):
     X_NU: np.ndarray  # cells of the frozen model
     target_NK: np.ndarray  # from labels.target_table
 
-# %% ../../nbs/lib/transfer/71_examples.ipynb #d7fffa6d
+# %% ../../nbs/lib/transfer/71_examples.ipynb #47493bc657434e858ff5262839b952f9
 def read_examples(
     model: LanguageModel, X: Sequence[str], y: np.ndarray, labels: Labels
 ) -> Examples:
     "Texts and labels, checked; cells of the model as it is."
     encoded = encode_texts(X, model.config.preset)
     if not all(encoded) or not encoded:
-        said = "there are no texts, or one is b''"
-        raise KitError(f"{said}; every text needs a byte (a str has its pads)")
+        which = "there are no texts"
+        if encoded:
+            which = f"of the texts one is b'', number {encoded.index(b'')}"
+        raise KitError(f"{which}; every text needs a byte (a str has its pads)")
     target_NK = target_table(y, labels)
     return Examples(encoded, read_cells(model, encoded), target_NK)

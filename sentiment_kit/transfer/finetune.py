@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FinetuneConfig', 'check_numbers', 'check_config', 'cut_batches', 'length_batches', 'Learner', 'moving_weights',
-           'make_optimizer', 'batch_cells', 'take_step', 'set_rates', 'take_epoch', 'best_epoch', 'judge_epoch',
+           'tuning_optimizer', 'batch_cells', 'tune_step', 'set_rates', 'take_epoch', 'best_epoch', 'judge_epoch',
            'descend', 'make_learner', 'learn']
 
 # %% ../../nbs/lib/transfer/75_finetune.ipynb #7cdec7557e4d4afd99c5fbfba8869915
@@ -127,7 +127,7 @@ def moving_weights(model: LanguageModel, config: FinetuneConfig) -> list[torch.n
     return [p for name, p in named if config.lm_weight or not name.startswith("head.")]
 
 # %% ../../nbs/lib/transfer/75_finetune.ipynb #f67fe29a57b44e6299fc8f69e314a01d
-def make_optimizer(
+def tuning_optimizer(
     head: Head, model: LanguageModel, config: FinetuneConfig
 ) -> torch.optim.Optimizer:
     "AdamW over what learns in this mode."
@@ -153,7 +153,7 @@ def batch_cells(
     return torch.from_numpy(train.X_NU[rows]).to(device), torch.zeros((), device=device)
 
 # %% ../../nbs/lib/transfer/75_finetune.ipynb #89a03699fa764f499288dbf8e60f3f0a
-def take_step(learner: Learner, loss: torch.Tensor) -> None:
+def tune_step(learner: Learner, loss: torch.Tensor) -> None:
     "Backward, clip, step; a gradient that is not finite changes nothing."
     optimizer = learner.optimizer
     scaler = learner.scaler
@@ -188,7 +188,7 @@ def take_epoch(
         c_BU, nats = batch_cells(learner, train, rows)
         target_BK = torch.from_numpy(train.target_NK[rows]).to(head.bias.device)
         loss = F.binary_cross_entropy_with_logits(head(c_BU), target_BK)
-        take_step(learner, loss + config.lm_weight * nats)
+        tune_step(learner, loss + config.lm_weight * nats)
         total += loss.item() * len(rows)
         lm_total += nats.item() * len(rows)
     record = dict(loss=total / len(train.encoded))
@@ -244,7 +244,7 @@ def descend(
 # %% ../../nbs/lib/transfer/75_finetune.ipynb #eb81ad18d995436a9c65b417b398f054
 def make_learner(head: Head, model: LanguageModel, config: FinetuneConfig) -> Learner:
     "Head and model with their optimizer and the loss scaler of the model's precision."
-    optimizer = make_optimizer(head, model, config)
+    optimizer = tuning_optimizer(head, model, config)
     return Learner(head, model, config, optimizer, scaler_for(model.rnn.precision))
 
 # %% ../../nbs/lib/transfer/75_finetune.ipynb #be24cb7b768e4d828b4ad4fd9c5ef09f

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['TRACE_NUMBERS', 'bootstrap_units', 'match_units', 'stream_traces', 'match_neurons']
 
-# %% ../../nbs/lib/transfer/65_matching.ipynb #9a63283cbaf04dbcab1f6479b197f3a8
+# %% ../../nbs/lib/transfer/65_matching.ipynb #6df7d0356a164b6ba76de232a9161563
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..data.containers import check_container, check_text
 from ..model.language_model import LanguageModel
 from ..model.reading import ModelStates, encode_texts, lay_out, which_units
 from .features import StateSource, as_source
@@ -146,19 +148,26 @@ def _read_lot(
 # %% ../../nbs/lib/transfer/65_matching.ipynb #69eeba6c33814879987ec6dd95c81036
 TRACE_NUMBERS = 2**24  # values in memory at a time: 64 MB
 
-# %% ../../nbs/lib/transfer/65_matching.ipynb #e774bc8a43b74ed1871d5908fcb29e17
+# %% ../../nbs/lib/transfer/65_matching.ipynb #4aefddd06056445686323a193a88981d
 def stream_traces(
-    model: LanguageModel | StateSource,
+    model: LanguageModel | StateSource | str | Path,  # or a folder, or a bundled model's name
     texts: Iterable[str | bytes],  # any number; bytes count as encoded
     units: Sequence[int] | None = None,  # which; None: all
     lanes: int = 64,  # B: texts read side by side
 ) -> Iterator[tuple[bytes, np.ndarray]]:  # each encoded text and its values_TU float32
     "States after every byte of many texts, in their order; memory is flat in their number."
+    check_container(texts)
     source = as_source(model)
     units = which_units(units, source.n_units)
+    return _read_lots(source, texts, units, lanes)
+
+
+def _read_lots(source: StateSource, texts, units, lanes) -> Iterator[tuple[bytes, np.ndarray]]:
+    "What `stream_traces` gives, lot by lot."
     lot = []
     size = 0
-    for text in texts:
+    for n, text in enumerate(texts):
+        check_text(n, text)
         lot += encode_texts([text], source.preset)
         size += len(lot[-1])
         if size * len(units) > TRACE_NUMBERS or len(lot) >= 16 * lanes:

@@ -7,7 +7,7 @@ __all__ = ['RULES', 'cut_scores', 'cut_threshold', 'best_cut', 'NeuronClassifier
            'Neuron', 'as_neuron', 'compare_rules', 'find_sentiment_neuron', 'stem_lines', 'weight_stem',
            'unit_histogram']
 
-# %% ../../nbs/lib/transfer/60_neuron.ipynb #0af9687daa874265999045b6df087aaf
+# %% ../../nbs/lib/transfer/60_neuron.ipynb #2dc756284fa843aa9a9a0f1d4c6d3488
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ..data.files import KitError
+from ..data.label_values import label_words
 from ..figures import SERIES, standard_layout
 from .labels import FeatureError, check_features, check_labels
 from .probe import SentimentProbe
@@ -221,25 +222,28 @@ def weight_stem(
     figure.update_yaxes(title="weight")
     return standard_layout(figure, width=720, height=300, showlegend=False)
 
-# %% ../../nbs/lib/transfer/60_neuron.ipynb #97eb72772fbf4b79a0598efc5b620923
+# %% ../../nbs/lib/transfer/60_neuron.ipynb #7f4eb482cfe642d1a1640b8cb5bd5b47
 def unit_histogram(
     x_N: np.ndarray,  # the unit's value after each text
     y_N: np.ndarray,  # its label
     threshold: float | None = None,  # drawn as a line
     title: str = "",
     bins: int = 40,
+    names: dict | None = None,  # label → word; None: 0 is negative, 1 positive
 ) -> go.Figure:
     "Histogram of one unit's values, one colour a label."
+    labels = np.unique(y_N)
+    names = names or dict(zip(labels.tolist(), label_words(labels.tolist()), strict=True))
     low = float(np.min(x_N))
     high = float(np.max(x_N))
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     width = edges[1] - edges[0]
     shape = dict(x=edges[:-1] + width / 2, width=width, opacity=0.6)
     figure = go.Figure()
-    for i, label in enumerate(np.unique(y_N)):
+    for i, label in enumerate(labels):
         counts = np.histogram(x_N[np.asarray(y_N) == label], edges)[0]
         marker = dict(color=SERIES[i % len(SERIES)], line_width=0)
-        figure.add_bar(**shape, y=counts, name=f"label {label}", marker=marker)
+        figure.add_bar(**shape, y=counts, name=names.get(label.item(), str(label)), marker=marker)
     if threshold is not None:
         figure.add_vline(x=threshold, line=dict(dash="dash", width=1, color="grey"))
     figure.update_xaxes(title="value after the last byte")

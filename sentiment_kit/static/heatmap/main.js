@@ -230,10 +230,17 @@ class App {
     return measureIn(style, this.widths);
   }
 
+  // What a unit is called: by its source, such as "logit of positive", or by its number.
+  label(unit) {
+    return this.picture?.names?.[key(unit)] ?? label(unit);
+  }
+
   // What a screen reader says of a pane.
   describe(pane) {
     const { title, size } = pane.text;
-    const names = this.drawn.map(({ unit, sign }) => label(unit) + (sign < 0 ? ", flipped" : ""));
+    const names = this.drawn.map(({ unit, sign }) => {
+      return this.label(unit) + (sign < 0 ? ", flipped" : "");
+    });
     const said =
       `${title || "text"}, ${size} characters, in the colours of ${names.join(", ")}; ` +
       "arrow keys move, Enter asks for top units";

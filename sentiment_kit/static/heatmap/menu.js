@@ -1,7 +1,7 @@
 // Choosing units: the buttons of the units that are drawn, and the list in which others are
 // searched.
 
-import { MOST, button, copied, element, has, key, label, number, words } from "./basics.js";
+import { MOST, button, copied, element, has, key, number, words } from "./basics.js";
 
 const LISTED = 60; // units offered at a time
 
@@ -120,7 +120,7 @@ export class Picker {
     if (has(this.app.picture.units, unit)) facts.push("recorded");
     const parts = facts.map((fact) => words("span", "skh-fact", fact));
     const properties = { id: `${this.id}-${n}`, attributes: { role: "option" } };
-    const name = words("span", "skh-name", label(unit));
+    const name = words("span", "skh-name", this.app.label(unit));
     const option = element("li", "skh-option", properties, name, ...parts);
     option.dataset.n = n;
     return option;
@@ -177,7 +177,7 @@ function control(name, text, title, act, attributes = {}) {
 // The buttons of one unit that is drawn: choose another, flip its sign, take it away.
 function slotOf(app, unit, slot) {
   const { shown, flipped, picker } = app;
-  const name = label(unit);
+  const name = app.label(unit);
   const toggle = (node) => picker.toggle(slot, node);
   const flip = () => app.flip(unit);
   const drop = () => app.set({ shown: shown.filter((_, k) => k !== slot) });

@@ -1,7 +1,7 @@
 // What is told in words below the text: what the colours mean, the character under the mouse, and
 // the units that a clicked character moved.
 
-import { button, decoder, element, hex, label, number, words } from "./basics.js";
+import { button, decoder, element, hex, key, number, words } from "./basics.js";
 import { bars, picture, tint } from "./colour.js";
 import { strip } from "./layout.js";
 import { percentile } from "./marks.js";
@@ -20,11 +20,18 @@ function ramp(palette) {
   return element("span", "skh-ramp", { attributes }, ...swatches, drawn);
 }
 
-function scaleLine({ unit, sign, scale, ledger, panes }, palette) {
-  const name = label(unit) + (sign < 0 ? " (sign flipped)" : "");
-  const low = words("span", "", number(-scale));
-  const high = words("span", "", number(scale));
-  const swatches = element("span", "skh-swatches", {}, low, ramp(palette), high);
+// The two ends of a scale, with the labels that they speak for, where the source names them.
+function endsOf(app, unit, sign, scale, ledger) {
+  const ends = (!ledger && app.picture?.ends?.[key(unit)]) || null;
+  if (!ends) return [number(-scale), number(scale)];
+  const [below, above] = sign < 0 ? [ends[1], ends[0]] : ends;
+  return [`${below} (blue) ${number(-scale)}`, `${number(scale)} ${above} (orange)`];
+}
+
+function scaleLine({ unit, sign, scale, ledger, panes }, app) {
+  const name = app.label(unit) + (sign < 0 ? " (sign flipped)" : "");
+  const [low, high] = endsOf(app, unit, sign, scale, ledger).map((end) => words("span", "", end));
+  const swatches = element("span", "skh-swatches", {}, low, ramp(app.palette), high);
   const parts = [words("span", "skh-name", name), swatches];
   if (ledger) {
     const sums = panes.map(({ total }) => number(total)).join(" and ");
@@ -35,7 +42,7 @@ function scaleLine({ unit, sign, scale, ledger, panes }, palette) {
 
 // What the colours mean.
 export function explain(app) {
-  const parts = app.drawn.map((drawn) => scaleLine(drawn, app.palette));
+  const parts = app.drawn.map((drawn) => scaleLine(drawn, app));
   if (app.drawn[0]?.ledger) {
     const said =
       "Ledger: colour and coloured bar are what is left of a character in the last value, " +
@@ -43,7 +50,7 @@ export function explain(app) {
     parts.push(words("div", "skh-note", said));
   }
   if (app.waiting.length) {
-    const units = app.waiting.map(label).join(", ");
+    const units = app.waiting.map((unit) => app.label(unit)).join(", ");
     parts.push(words("div", "skh-note", `reading ${units} …`));
   }
   app.legend.replaceChildren(...parts);
@@ -66,10 +73,10 @@ function sortedValues(drawn) {
 }
 
 // What one unit is at mark g: its name and three numbers.
-function facts(drawn, i, g, title) {
+function facts(app, drawn, i, g, title) {
   const { value, wrote } = drawn.panes[i];
   const flipped = drawn.sign < 0 ? " (flipped)" : "";
-  const name = label(drawn.unit) + flipped + title;
+  const name = app.label(drawn.unit) + flipped + title;
   if (wrote) {
     const moved = Math.abs(wrote[g]) > 1e-9;
     const survives = moved ? `${((100 * value[g]) / wrote[g]).toFixed(1)}%` : "–";
@@ -88,7 +95,7 @@ function factsTable(app, panes, g) {
     : ["value", "percentile", "change"];
   const rows = panes.flatMap((pane) => {
     const title = panes.length > 1 && pane.text.title ? `, ${pane.text.title}` : "";
-    return app.drawn.map((drawn) => tableRow("td", facts(drawn, pane.i, g, title)));
+    return app.drawn.map((drawn) => tableRow("td", facts(app, drawn, pane.i, g, title)));
   });
   const head = element("thead", "", {}, tableRow("th", ["", ...kinds]));
   return element("table", "skh-table", {}, head, element("tbody", "", {}, ...rows));
