@@ -76,7 +76,8 @@ def good(tmp_path_factory):
     (here / "model" / "neuron.json").write_text(json.dumps(NEURON))
     (here / "texts.csv").write_text("text\ngood\nbad\nso so\n")
     make_shards(SAMPLES, here / "corpus", (1, 1, 1), text_key="text", stars_key=None)
-    config = TrainConfig(str(here / "corpus"), str(here / "run"), TINY, 8, 64, save_every=40)
+    sizes = dict(global_batch=8, seq_len=64, save_every=40)
+    config = TrainConfig(str(here / "corpus"), str(here / "run"), TINY, **sizes)
     config.log_every, config.progress, config.keep = 5, "none", 9
     train(config)
     for name, said in (("transfer", TRANSFER), ("gap", GAP)):
