@@ -26,14 +26,15 @@ def named_inputs(
 ) -> str | list[str]:
     "Files as absolute paths; addresses, and names of datasets, as they are."
     from sentiment_kit.data.datasets import DATASETS
+    from sentiment_kit.data.inputs import absolute
 
     if words == ("samples",):
         return "samples"
-    kept = {word for word in words if "://" in word or "::" in word}
+    kept = set()
     lone = len(words) == 1 and not Path(words[0]).suffix and os.path.basename(words[0]) == words[0]
     if words[0] in DATASETS or lone:  # of a set, perhaps misspelt
         kept |= {word for word in words[:1] if not os.path.exists(word)}
-    return [word if word in kept else os.path.abspath(word) for word in words]
+    return [word if word in kept else absolute(word) for word in words]
 
 # %% ../nbs/lib/81_start_checks.ipynb #049cc60e403c414a8f6a202832ac1fb1
 def imported_packages(

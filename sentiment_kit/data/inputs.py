@@ -192,7 +192,7 @@ def find_inputs(
 # %% ../../nbs/lib/data/20_inputs.ipynb #e7a3736dc3eb467884b5a9dbbcbd9195
 def absolute(word: str) -> str:
     "A path or pattern from the root; an address, or `-`, as it is."
-    return word if "://" in word or word == "-" else os.path.abspath(word)
+    return word if "::" in word or "://" in word or word == "-" else os.path.abspath(word)
 
 # %% ../../nbs/lib/data/20_inputs.ipynb #49110010c735483d8e213003e9916507
 def open_input(
