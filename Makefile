@@ -46,7 +46,7 @@ lab: setup  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs
 
 # A GPU box often has a torch of its own and nothing else: this one runs with its python3, not with .venv.
-gpu:  ## on CUDA: correctness, speed and one leg of training, under 8 minutes, into out/gpu
+gpu:  ## on CUDA: correctness, speed of whole steps, training after reading, one leg; under 8 minutes, into out/gpu
 	PYTHONPATH=. $(PYTHON) tests/gpu.py $(GPU)
 
 bench: setup  ## speed beside its peers and its floor, 25 minutes on an idle machine, into out/bench

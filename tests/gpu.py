@@ -1,10 +1,11 @@
-"""What `make gpu` runs: the GPU kernels against the oracle, their speed beside the roofline, and
-one training leg.
+"""What `make gpu` runs: the GPU kernels against the oracle, the speed of a whole training step
+beside the roofline and a naive loop, training after a recording under inference_mode, and one
+training leg.
 
-It needs a CUDA device and the host's own Python with torch, triton, numpy, safetensors and tqdm;
-no pytest, no plotly.
+It needs a CUDA device and the host's own Python with torch, triton, numpy, safetensors,
+scikit-learn and tqdm; no pytest, no plotly, no orjson.
 
-    python3 tests/gpu.py                     # all three sections, under 8 minutes
+    python3 tests/gpu.py                     # all sections, under 8 minutes
     python3 tests/gpu.py --check --speed     # only these
     python3 tests/gpu.py --leg --corpus out/corpus --hidden 2048 --minutes 6
 
@@ -17,9 +18,11 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,6 +31,9 @@ import torch
 
 from sentiment_kit.model import gpu_graphs, gpu_kernels
 from sentiment_kit.model.cpu_kernels import storage_dtype
+from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.loss import cross_entropy
+from sentiment_kit.model.norms import fused_norm, weight_norm
 from sentiment_kit.model.recurrence import recurrence
 from sentiment_kit.model.reference import gates, run_steps
 
@@ -270,54 +276,69 @@ def floor_seconds(H, B, T, flop_per_s, bytes_per_s):
     return T * (2 * step + 10 * H**2 * B / flop_per_s)
 
 
-def make_pass(H, B, T, precision):
-    """One training pass of the recurrence: byte tables, fp32 weights that want gradients, a
-    gradient from above."""
+def make_step(H, B, T, precision):
+    """A whole training step: weight norm, tables, the recurrence, head, loss, all gradients,
+    clipping, AdamW. Nothing in it waits for the device."""
     torch.manual_seed(0)
-    sizes = [(256, 4 * H), (256, H), (H, 4 * H), (H, H)]
-    tensors = [(torch.randn(size, device=DEVICE) / H**0.5).requires_grad_() for size in sizes]
-    zero_BH, ids_TB = torch.zeros(B, H, device=DEVICE), torch.randint(256, (T, B), device=DEVICE)
-    above_TBH = torch.randn(T, B, H, device=DEVICE) / T
+    model = LanguageModel(LanguageModelConfig(hidden_size=H), precision).to(DEVICE)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    state = model.rnn.initial_state(B)
+    ids_BT = torch.randint(256, (B, T), device=DEVICE)
 
-    def once(use_graphs):
+    def once(use_graphs=True):
         gpu_graphs.loop_pool.use_graphs = use_graphs
-        h_TBH, c_BH = recurrence(*tensors, zero_BH, zero_BH, ids_TB, None, precision)
-        return torch.autograd.grad(h_TBH, tensors, above_TBH.to(h_TBH.dtype))
+        logits_BTV, _ = model(ids_BT, state)
+        cross_entropy(logits_BTV, ids_BT).backward()
+        gradients = [p.grad for p in parameters]
+        factor = (1.0 / fused_norm(gradients)).clamp_max(1.0)
+        torch._foreach_mul_(gradients, factor)
+        optimizer.step()
+        optimizer.zero_grad()
 
     return once
 
 
 def make_naive(H, B, T, precision):
-    """The plain loop of the archived projects: autograd over every operation, all in half
-    precision, inputs in the loop."""
+    """The same step as the archived projects write it: autograd over every operation of a plain
+    loop in half precision."""
     dtype, E = storage_dtype(precision, torch.zeros(())), 64
     torch.manual_seed(0)
     sizes = dict(w_x=(E, 4 * H), w_h=(H, 4 * H), w_mx=(E, H), w_mh=(H, H))
+    sizes |= dict(embed=(256, E), head=(H, 256), b=(1, 4 * H))
     w = {
-        name: (torch.randn(n, device=DEVICE) / n[0] ** 0.5).to(dtype).requires_grad_()
-        for name, n in sizes.items()
+        name: (torch.randn(size, device=DEVICE) / size[0] ** 0.5).requires_grad_()
+        for name, size in sizes.items()
     }
-    w["b"] = torch.zeros(4 * H, device=DEVICE, dtype=dtype, requires_grad=True)
-    x_TBE = torch.randn(T, B, E, device=DEVICE).to(dtype)
+    g = {name: torch.ones(sizes[name][1], device=DEVICE) for name in ("w_x", "w_h", "w_mx", "w_mh")}
+    optimizer = torch.optim.AdamW(w.values(), lr=1e-4, fused=True)
+    ids_TB = torch.randint(256, (T, B), device=DEVICE)
 
     def once():
+        low = {n: (weight_norm(v, g[n]) if n in g else v).to(dtype) for n, v in w.items()}
         h_BH = c_BH = torch.zeros(B, H, device=DEVICE, dtype=dtype)
         hs = []
-        for x_BE in x_TBE.unbind():
-            m_BH = (x_BE @ w["w_mx"]) * (h_BH @ w["w_mh"])
-            h_BH, c_BH = gates(x_BE @ w["w_x"] + m_BH @ w["w_h"] + w["b"], c_BH)
+        for x_BE in low["embed"][ids_TB].unbind():
+            m_BH = (x_BE @ low["w_mx"]) * (h_BH @ low["w_mh"])
+            z_BG = x_BE @ low["w_x"] + m_BH @ low["w_h"] + low["b"]
+            h_BH, c_BH = gates(z_BG, c_BH)
             hs.append(h_BH)
-        return torch.autograd.grad(torch.stack(hs).float().mean(), list(w.values()))
+        cross_entropy(torch.stack(hs) @ low["head"], ids_TB).backward()
+        torch.nn.utils.clip_grad_norm_(w.values(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
 
     return once
 
 
 def measure_size(H, B, T, precision, ceiling, rounds):
-    "Interleaved: as graphs, launch by launch and, at B = 256, the naive loop."
-    ours, naive_T = make_pass(H, B, T, precision), 32
-    candidates = {"graphs": (lambda: ours(True), T), "eager": (lambda: ours(False), T)}
-    if B == 256:
-        candidates["naive"] = (make_naive(H, B, naive_T, precision), naive_T)
+    "Interleaved: as graphs, launch by launch, and the naive loop."
+    ours, naive_T = make_step(H, B, T, precision), 32
+    candidates = {
+        "graphs": (ours, T),
+        "eager": (lambda: ours(False), T),
+        "naive": (make_naive(H, B, naive_T, precision), naive_T),
+    }
     torch.cuda.reset_peak_memory_stats()
     for name, (run, _) in candidates.items():
         for _ in range(3):  # the second makes the graphs
@@ -331,11 +352,8 @@ def measure_size(H, B, T, precision, ceiling, rounds):
     for _ in range(rounds):
         for name, (run, _) in candidates.items():
             times[name].append(seconds(run))
-    floor = (
-        B
-        * T
-        / floor_seconds(H, B, T, ceiling[f"{precision}_flop_per_s"], ceiling["copy_bytes_per_s"])
-    )
+    figures = ceiling[f"{precision}_flop_per_s"], ceiling["copy_bytes_per_s"]
+    floor = B * T / floor_seconds(H, B, T, *figures)
     row = {"H": H, "B": B, "T": T, "precision": precision, "floor": floor}
     for name, (_, length) in candidates.items():
         rates = sorted(B * length / t for t in times[name])
@@ -343,8 +361,8 @@ def measure_size(H, B, T, precision, ceiling, rounds):
     return row | {"share": row["graphs"]["median"] / floor, "peak_GB": peak / 1e9}
 
 
-def section_speed(report, save, sizes, T, rounds):
-    """Bytes a second of a training pass of the recurrence alone, beside the floor from
+def section_speed(report, save, sizes, precisions, T, rounds):
+    """Bytes a second of whole training steps, beside the floor of their recurrence from
     ceilings measured here."""
     ceiling = report["ceilings"] = ceilings()
     save()
@@ -353,19 +371,19 @@ def section_speed(report, save, sizes, T, rounds):
         "".join(f", {p} {ceiling[p + '_flop_per_s'] / 1e12:.0f} TFLOP/s" for p in ("bf16", "fp16"))
     )
     print(
-        f"\nTraining pass of the recurrence (forward, backward, weight gradients): thousand "
-        f"bytes/s, T = {T}, "
+        f"\nWhole training steps, from weight norm to AdamW: thousand bytes/s, T = {T}, "
         f"median of {rounds}"
     )
     print(
-        "(naive: the plain autograd loop in half precision, T = 32; GB: peak memory with graphs)\n"
+        "(floor: of the recurrence's products; naive: the same step as a plain autograd loop in "
+        "half precision, T = 32; GB: peak memory with graphs)\n"
     )
     print(
         f"{'H':>5} {'B':>4} {'':5} {'floor':>7} {'graphs':>7} {'share':>6} {'spread':>13} "
         f"{'eager':>7} {'naive':>7} {'GB':>6}"
     )
     rows = report["speed"] = []
-    for H, precision, B in ((H, p, B) for H, Bs in sizes for p in ("bf16", "fp16") for B in Bs):
+    for H, precision, B in ((H, p, B) for H, Bs in sizes for p in precisions for B in Bs):
         try:
             row = measure_size(H, B, T, precision, ceiling, rounds)
         except torch.OutOfMemoryError:
@@ -395,13 +413,72 @@ def section_speed(report, save, sizes, T, rounds):
     return all("error" not in row or row["error"] == "out of memory" for row in rows)
 
 
-def section_leg(report, save, args, ceiling):
-    "The kit's own trainer in bf16 on a corpus, for so many minutes; run again it goes on."
+def inference_then_train():
+    "The first recording of a process is made under inference_mode, then the model trains."
+    torch.manual_seed(0)
+    model = LanguageModel(LanguageModelConfig(hidden_size=256), "bf16").to(DEVICE)
+    ids_BT = torch.randint(256, (8, 16), device=DEVICE)
+    with torch.inference_mode():
+        for _ in range(3):
+            model(ids_BT)
+        reader, state = model.prepare(8), None
+        for _ in range(4):
+            _, state = reader.logits(ids_BT, state)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    losses = []
+    for _ in range(8):
+        logits_BTV, _ = model(ids_BT)
+        loss = cross_entropy(logits_BTV, ids_BT)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    recorded = sum(len(loops.graphs) for loops in gpu_graphs.loop_pool.idle)
+    assert losses[-1] < losses[0] and recorded >= 3, (losses, recorded)
+    print(f"loss {losses[0]:.3f} → {losses[-1]:.3f} nats in 8 steps, {recorded} graphs")
+
+
+def section_inference(report, save):
+    "`inference_then_train` in a process of its own, where nothing was recorded before."
+    print("\nTraining after a first recording under inference_mode\n", flush=True)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import gpu; gpu.inference_then_train()"
+    here = str(Path(__file__).resolve().parent)
+    done = subprocess.run([sys.executable, "-c", code, here], capture_output=True, text=True)
+    fine = done.returncode == 0
+    print(done.stdout.strip() if fine else "FAILED " + done.stderr.strip()[-800:], flush=True)
+    report["inference_then_train"] = fine
+    save()
+    return fine
+
+
+def stand_in_for_orjson():
+    "A GPU box need not have orjson: the few reviews of the leg's corpus are read by json."
+    try:
+        import orjson  # noqa: F401
+    except ImportError:
+        stand_in = ModuleType("orjson")
+        stand_in.loads, stand_in.JSONDecodeError = json.loads, ValueError
+        stand_in.dumps = lambda value, default=None: json.dumps(value, default=default).encode()
+        stand_in.JSONEncodeError = TypeError
+        sys.modules["orjson"] = stand_in
+
+
+def leg_corpus(args):
+    "The corpus of the leg: a folder that was named, or one made of the samples."
+    stand_in_for_orjson()
     from sentiment_kit.data.corpus import open_corpus
     from sentiment_kit.data.datasets import SAMPLES
-    from sentiment_kit.data.loader import ShardLoader
     from sentiment_kit.data.shards import make_shards
-    from sentiment_kit.model.language_model import LanguageModelConfig
+
+    if args.corpus:
+        return open_corpus(args.corpus)
+    columns = dict(text_key="text", stars_key="stars", split_key="split")
+    return make_shards(SAMPLES, args.out / "samples", counts=(1, 1, 1), **columns)
+
+
+def section_leg(report, save, args, ceiling):
+    "The kit's own trainer in bf16 on a corpus, for so many minutes; run again it goes on."
+    from sentiment_kit.data.loader import ShardLoader
     from sentiment_kit.training.callbacks import (
         Callback,
         LogMetrics,
@@ -425,11 +502,7 @@ def section_leg(report, save, args, ceiling):
                 trainer.ask_to_stop(f"stopped after {args.minutes:g} minutes")
 
     out = args.out / "leg"
-    if args.corpus:
-        corpus = open_corpus(args.corpus)
-    else:
-        columns = dict(text_key="text", stars_key="stars", split_key="split")
-        corpus = make_shards(SAMPLES, args.out / "samples", counts=(1, 1, 1), **columns)
+    corpus = leg_corpus(args)
     lanes = args.lanes or (128 if args.corpus else 64)
     model = LanguageModelConfig(hidden_size=args.hidden, preset=corpus.preset)
     config = TrainConfig(
@@ -459,7 +532,8 @@ def section_leg(report, save, args, ceiling):
         f"\nTraining leg: H = {args.hidden}, {lanes} lanes, bf16, {config.epochs} epochs, "
         f"at most {args.minutes:g} minutes\n"
     )
-    torch.cuda.reset_peak_memory_stats()
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     callbacks = [
         Validate(),
         StopOnNonFinite(),
@@ -494,7 +568,8 @@ def section_leg(report, save, args, ceiling):
         "valid_bits": valid,
     }
     leg |= {"first_loss_bits": steps[0]["loss_bits"], "last_loss_bits": steps[-1]["loss_bits"]}
-    leg |= {"peak_GB": torch.cuda.max_memory_allocated() / 1e9, "run": out.name}
+    peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
+    leg |= {"peak_GB": peak / 1e9, "run": out.name}
     if ceiling:
         T, figures = config.seq_len, (ceiling["bf16_flop_per_s"], ceiling["copy_bytes_per_s"])
         leg["share_of_floor"] = rate / (lanes * T / floor_seconds(args.hidden, lanes, T, *figures))
@@ -521,7 +596,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("check", "speed", "leg"):
+    for name in ("check", "speed", "inference", "leg"):
         parser.add_argument(
             f"--{name}", action="store_true", help="only this section (and the others named)"
         )
@@ -540,21 +615,22 @@ def main():
         "--corpus", default=None, help="corpus folder of the leg; default: built from the samples"
     )
     parser.add_argument(
-        "--sizes", type=int, nargs="*", default=[4096, 2048], help="H of the speed table"
+        "--sizes", type=int, nargs="*", default=[1024, 2048, 4096], help="H of the speed table"
+    )
+    parser.add_argument(
+        "--precisions", nargs="*", default=["bf16"], help="of the speed table: bf16, fp16"
     )
     parser.add_argument(
         "--batches", type=int, nargs="*", default=[128, 256, 512], help="B of the speed table"
     )
     parser.add_argument("--rounds", type=int, default=5, help="repeats in the speed table")
     args = parser.parse_args()
-    device = torch.device(DEVICE)
-    if not torch.cuda.is_available() or not gpu_kernels.available(device):
+    if not torch.cuda.is_available():
         print(
-            "make gpu: this machine has no CUDA device with Triton, so nothing was measured.",
-            file=sys.stderr,
+            "make gpu: this machine has no CUDA device, so nothing was measured.", file=sys.stderr
         )
         return 2
-    every = not (args.check or args.speed or args.leg)
+    every = not (args.check or args.speed or args.inference or args.leg)
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     machine = {
@@ -562,7 +638,8 @@ def main():
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
     }
-    machine |= {"triton": gpu_kernels.triton.__version__, "python": platform.python_version()}
+    triton = gpu_kernels.triton.__version__ if gpu_kernels.available(DEVICE) else "not used"
+    machine |= {"triton": triton, "python": platform.python_version()}
     path = args.out / "gpu.json"
     report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if report.get("machine") != machine:  # else the sections that are not run again stay
@@ -580,8 +657,15 @@ def main():
     fine = True
     if args.speed or every:
         fine = section_speed(
-            report, save, [(H, args.batches) for H in args.sizes], 256, args.rounds
+            report,
+            save,
+            [(H, args.batches) for H in args.sizes],
+            args.precisions,
+            256,
+            args.rounds,
         )
+    if args.inference or every:
+        fine = section_inference(report, save) and fine
     if args.leg or every:
         fine = section_leg(report, save, args, report.get("ceilings")) and fine
     save()

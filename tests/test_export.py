@@ -67,7 +67,7 @@ def test_links_of_a_page_are_seen_from_its_folder(tmp_path):
     assert renderer.target("../images/gap.png") == "../images/gap.png"
     assert (tmp_path / "images/gap.png").exists()
     deep = Renderer(Path("lib/data/10_text.html"), tmp_path)
-    assert deep.target("../model/00_norms.ipynb") == "../model/00_norms.html"
+    assert deep.target("../model/05_norms.ipynb") == "../model/05_norms.html"
 
 
 def test_readme_equals_the_index():

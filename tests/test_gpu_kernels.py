@@ -7,30 +7,35 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from gpu import BOUNDS, CASES, Case, compare, floor_seconds, make_problem, results_of, run_ours
-from triton_copies import interpreted, private_copy
+from triton_copies import compiled, interpreted, private_copy
 
 from sentiment_kit.data.files import KitError
-from sentiment_kit.model import gpu_graphs, gpu_kernels
+from sentiment_kit.model import gpu_graphs, gpu_kernels, gpu_pool, gpu_products, gpu_steps
+from sentiment_kit.model.gpu_buffers import Shape, count_bytes
 
 triton = pytest.importorskip("triton")
 KINDS = ("mlstm", "lstm")
 
 
-@pytest.fixture(scope="module")
-def fast():
-    "`gpu_graphs`, with kernels that are interpreted."
-    module = interpreted(gpu_kernels, gpu_graphs)
+@pytest.fixture(scope="module", params=["triton", "torch"])
+def fast(request):
+    "`gpu_graphs`, with kernels of Triton that are interpreted, or with those of torch."
+    _, steps, pool, module = interpreted(gpu_kernels, gpu_steps, gpu_pool, gpu_graphs)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "available", lambda device, dtype: request.param == "triton")
         patch.setattr(
             "triton.runtime.interpreter._convert_float", rounded(triton.runtime.interpreter)
         )
         module.loop_pool.use_graphs = False
+        module.pool_module = pool
         yield module
 
 
@@ -154,8 +159,8 @@ def test_table_gradient_does_not_depend_on_the_pieces(monkeypatch):
     d_NO, ids_N = torch.randn(50, 3).bfloat16(), torch.randint(7, (50,))
     want = torch.zeros(7, 3).index_add_(0, ids_N, d_NO.float())
     for elements in (1, 40, 2**20):
-        monkeypatch.setattr(gpu_kernels, "ONE_HOT", elements)
-        torch.testing.assert_close(gpu_kernels.table_gradient(d_NO, ids_N, 7), want)
+        monkeypatch.setattr(gpu_products, "ONE_HOT", elements)
+        torch.testing.assert_close(gpu_products.table_gradient(d_NO, ids_N, 7), want)
 
 
 def test_trained_under_inference_mode_before(fast, graphs):
@@ -181,7 +186,7 @@ def graphs(fast, monkeypatch):
         recorded.append(loop.__name__)
         return SimpleNamespace(replay=loop)
 
-    monkeypatch.setattr(fast, "capture", capture)
+    monkeypatch.setattr(fast.pool_module, "capture", capture)
     monkeypatch.setattr(fast, "loop_pool", fast.LoopPool())
     return recorded
 
@@ -223,47 +228,117 @@ def test_results_do_not_change_when_their_loops_are_used_again(fast, graphs):
     assert all(torch.equal(a, b) for a, b in zip(before, results, strict=True))
 
 
-def pool(fast, **options):
-    return fast.LoopPool(
-        lambda shape, graphed: SimpleNamespace(shape=shape, graphed=graphed, graphs={}), **options
-    )
+def named(name):
+    "A shape for each name."
+    device = torch.device("meta")
+    return Shape(device, torch.float32, sum(name.encode()), 1, 8, 4, True, True)
 
 
-def test_layers_that_take_turns_get_graphs_and_a_lone_odd_shape_does_not(fast):
-    the_pool = pool(fast)
+def stub(shape, graphed):
+    return SimpleNamespace(shape=shape, graphed=graphed, failed=False)
+
+
+def test_layers_that_take_turns_get_graphs_and_a_lone_odd_shape_does_not():
+    the_pool = gpu_pool.LoopPool(stub)
     for step in range(3):
-        held = [the_pool.take(shape) for shape in ("bytes", "floats", "floats")]
+        held = [the_pool.take(named(name)) for name in ("bytes", "floats", "floats")]
         assert [loops.graphed for loops in held] == [step > 0, step > 0, True]
         for loops in held:
             the_pool.give(loops)
-    assert not the_pool.take("odd").graphed
+    assert not the_pool.take(named("odd")).graphed
     for _ in range(8):
-        the_pool.give(the_pool.take("bytes"))
-    assert not the_pool.take("odd").graphed
+        the_pool.give(the_pool.take(named("bytes")))
+    assert not the_pool.take(named("odd")).graphed
 
 
-def test_an_idle_recording_is_used_again_after_a_long_time(fast):
-    the_pool = pool(fast)
-    for shape in ("train", "train", *["valid"] * 20):
-        the_pool.give(the_pool.take(shape))
-    assert the_pool.take("train").graphed
+def test_an_idle_recording_is_used_again_after_a_long_time():
+    the_pool = gpu_pool.LoopPool(stub)
+    for name in ("train", "train", *["valid"] * 20):
+        the_pool.give(the_pool.take(named(name)))
+    assert the_pool.take(named("train")).graphed
     the_pool.use_graphs = False
-    assert not the_pool.take("valid").graphed
+    assert not the_pool.take(named("valid")).graphed
 
 
-def test_the_pool_keeps_the_last_used_and_gives_way_when_memory_ends(fast):
-    the_pool = pool(fast, limit=2)
-    for shape in "aabbccbb":
+def test_the_pool_keeps_the_last_used():
+    the_pool = gpu_pool.LoopPool(stub, limit=2)
+    for name in "aabbccbb":
+        the_pool.give(the_pool.take(named(name)))
+    assert [loops.shape for loops in the_pool.idle] == [named("c"), named("b")]
+
+
+def test_idle_loops_hold_at_most_a_quarter_of_the_card(monkeypatch):
+    """Those of shapes that were not met lately are let go of; what is in use at every step
+    stays, however large."""
+    train, valid, odd = named("a"), named("b"), named("c")
+    room = count_bytes(train) + count_bytes(valid)
+    monkeypatch.setattr(gpu_pool, "idle_bytes", lambda device: room - 1)
+    the_pool = gpu_pool.LoopPool(stub)
+    for shape in (train, train, valid, valid, train, valid):
         the_pool.give(the_pool.take(shape))
-    assert [loops.shape for loops in the_pool.idle] == ["c", "b"]
+    assert [loops.shape for loops in the_pool.idle] == [train, valid]
+    for _ in range(9):
+        the_pool.give(the_pool.take(valid))
+    assert [loops.shape for loops in the_pool.idle] == [valid]
+    assert not the_pool.take(odd).graphed
+
+
+def test_buffers_of_a_failed_try_are_gone_before_the_next(monkeypatch):
+    "Memory ends in the middle of the buffers: those made so far give way to the second try."
+    alive, held, real = [], [], torch.empty
+
+    def empty(*size, **options):
+        if len(alive) == 3 and len(held) == 1:
+            raise torch.OutOfMemoryError("full")
+        made = real(*size, **options)
+        alive.append(weakref.ref(made))
+        return made
 
     def make(shape, graphed):
-        if the_pool.idle:
-            raise torch.OutOfMemoryError("full")
-        return SimpleNamespace(shape=shape, graphed=graphed)
+        held.append(sum(one() is not None for one in alive))
+        return gpu_pool.Loops(shape, graphed)
 
-    the_pool.make = make
-    assert the_pool.take("d").shape == "d" and not the_pool.idle
+    the_pool = gpu_pool.LoopPool(make)
+    the_pool.idle.append("waits for later")
+    monkeypatch.setattr(torch, "empty", empty)
+    the_pool.find = lambda shape: (None, False)
+    the_pool.take(Shape(torch.device("cpu"), torch.bfloat16, 4, 2, 8, 4, True, True))
+    assert held == [0, 0] and not the_pool.idle
+
+
+def test_threads_never_share_loops():
+    "Three threads take and give loops of one shape; nobody gets what another holds."
+    the_pool, wrong = gpu_pool.LoopPool(stub), []
+
+    class Slow(tuple):  # comparing takes Python code, so that threads change places there
+        __hash__ = tuple.__hash__
+
+        def __eq__(self, other):
+            return tuple.__eq__(self, other)
+
+    fields = tuple(named("a"))
+    shape = type("SlowShape", (Shape,), dict(__eq__=Slow.__eq__, __hash__=Slow.__hash__))(*fields)
+
+    def work():
+        try:
+            for _ in range(1500):
+                loops = the_pool.take(shape)
+                wrong.extend(["shared"] * getattr(loops, "busy", False))
+                loops.busy = True
+                loops.busy = False
+                the_pool.give(loops)
+        except Exception as e:
+            wrong.append(repr(e))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+    finally:
+        sys.setswitchinterval(before)
+    assert wrong == []
 
 
 def test_unknown_precision_and_devices_without_kernels(fast):
@@ -282,9 +357,6 @@ def test_unknown_precision_and_devices_without_kernels(fast):
 def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
     """The compiler needs no GPU: each kernel becomes code for compute capability 9, whose
     block loads are 16 bytes wide."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     fn = getattr(private_copy(gpu_kernels), name)
@@ -295,11 +367,8 @@ def test_kernels_compile_for_a_gpu_with_wide_loads(name, tmp_path, monkeypatch):
     types = {"V": "i32", "H": "constexpr", "BLOCK": "constexpr"}
     types |= dict.fromkeys(wide, "*fp32") | dict.fromkeys(ids, "*i64")
     types = {arg: types.get(arg, "*bf16") for arg in fn.arg_names}
-    aligned = {
-        (k,): [["tt.divisibility", 16]] for k, arg in enumerate(types) if types[arg].startswith("*")
-    }
-    source = ASTSource(fn, types, constexprs={"H": 4096, "BLOCK": 1024}, attrs=aligned)
-    code = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    aligned = [k for k, arg in enumerate(types) if types[arg].startswith("*")]
+    code = compiled(fn, types, {"H": 4096, "BLOCK": 1024}, aligned)
     loads = re.findall(r"\bld\.global\S*", code)
     narrow = [load for load in loads if ".v4" not in load]
     assert len(narrow) == len(set(ids) & set(types)), loads  # one number for each lane
@@ -328,6 +397,35 @@ def test_make_gpu_says_so_without_cuda(tmp_path):
         [sys.executable, script, "--out", tmp_path], capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "CUDA" in done.stderr
+
+
+LEG = """
+import sys
+from types import SimpleNamespace
+from pathlib import Path
+absent = "orjson plotly filelock pooch tyro regex zstandard fsspec ipywidgets anywidget yaml "
+absent += "pandas huggingface_hub pytest triton"
+sys.modules.update(dict.fromkeys(absent.split()))
+sys.path.insert(0, sys.argv[1])
+import gpu
+gpu.DEVICE = "cpu"
+out = Path(sys.argv[2])
+for make in (gpu.make_step, gpu.make_naive):
+    make(8, 2, 3, "bf16")()
+args = SimpleNamespace(corpus=None, lanes=4, hidden=8, minutes=0.05, lr=0.01, out=out)
+args.corpus = gpu.leg_corpus(args).folder
+assert gpu.section_leg({}, lambda: None, args, None)
+"""
+
+
+@pytest.mark.slow
+def test_make_gpu_needs_no_more_than_it_says(tmp_path):
+    "Its steps and its leg run, on a CPU, where all but torch, numpy and the like is missing."
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", LEG, here, tmp_path], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
 
 
 @pytest.mark.cuda

@@ -2,6 +2,7 @@
 that are read anew."""
 
 import importlib.util
+import inspect
 import sys
 from types import ModuleType
 
@@ -16,12 +17,25 @@ def private_copy(module: ModuleType) -> ModuleType:
     return copy
 
 
-def interpreted(*modules: ModuleType) -> ModuleType:
-    """A copy of the last, whose kernels are interpreted on the CPU; it imports copies of
-    those before."""
+def interpreted(*modules: ModuleType) -> list[ModuleType]:
+    """Copies whose kernels are interpreted on the CPU; each imports the copies of those
+    before."""
+    copies = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         for module in modules:
-            copy = private_copy(module)
-            patch.setitem(sys.modules, module.__name__, copy)
-    return copy
+            copies.append(private_copy(module))
+            patch.setitem(sys.modules, module.__name__, copies[-1])
+    return copies
+
+
+def compiled(fn, types: dict[str, str], constants: dict[str, int], aligned: list[int]) -> str:
+    "PTX of a kernel for compute capability 9; the arguments `aligned` are multiples of 16."
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    if "constexprs" not in inspect.signature(ASTSource).parameters:
+        pytest.skip("this Triton (before 3.3) is asked in another way")
+    attrs = {(k,): [["tt.divisibility", 16]] for k in aligned}
+    source = ASTSource(fn, types, constexprs=constants, attrs=attrs)
+    return compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]

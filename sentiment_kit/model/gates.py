@@ -104,7 +104,7 @@ def layer_inputs(reader: ModelReader, layer: int, ids_K: torch.Tensor) -> torch.
         return reader.tapes[layer - 1].h[1:, 0]
     return reader.model.embed.weight[ids_K]
 
-# %% ../../nbs/lib/model/77_gates.ipynb #376b331803154ea69b5e14bbe05412e5
+# %% ../../nbs/lib/model/77_gates.ipynb #e1e8017b011042cc90bd011a5e936031
 def piece_of_gates(
     reader: ModelReader,  # has just read the piece
     unit_gates: UnitGates,
@@ -116,9 +116,9 @@ def piece_of_gates(
     h_KH = reader.tapes[layer].h[:-1, 0].masked_fill(reset_K[:, None], 0)
     c_KU = reader.tapes[layer].c[1:, 0, unit_gates.units]
     x_KD = layer_inputs(reader, layer, ids_K)
-    return torch.stack((*unit_gates(x_KD, h_KH), c_KU)).double().cpu()
+    return torch.stack((*unit_gates(x_KD, h_KH), c_KU)).cpu().double()
 
-# %% ../../nbs/lib/model/77_gates.ipynb #124fc20f3ef444b195abe2e7cc4d717d
+# %% ../../nbs/lib/model/77_gates.ipynb #fbf1f3e32e8c4799897d2d5d9cdb6c81
 @torch.no_grad()
 def record_gates(
     model: LanguageModel,
@@ -140,4 +140,4 @@ def record_gates(
         now = slice(start, start + BYTES_AT_ONCE)
         _, _, state = reader.states(ids_BT[:, now], state, reset_BT[:, now])
         pieces.append(piece_of_gates(reader, unit_gates, layer, ids_BT[0, now], reset_BT[0, now]))
-    return GateTrace(*torch.cat(pieces, 1).numpy(), first_U.double().cpu().numpy())
+    return GateTrace(*torch.cat(pieces, 1).numpy(), first_U.cpu().double().numpy())

@@ -6,7 +6,7 @@
 __all__ = ['BUNDLED', 'WEIGHTS', 'LanguageModelConfig', 'head_logits', 'fresh_head', 'fresh_embedding', 'pretrained_folder',
            'stated_config', 'save_weights', 'read_config', 'check_layers', 'LanguageModel', 'ModelReader']
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #573048245eb641b19f7a58a852081b49
+# %% ../../nbs/lib/model/70_language_model.ipynb #9975c4c7dc404f3ea75268590b9eda5f
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -21,7 +21,7 @@ from ..data.checksums import check_table, read_manifest, verify_table
 from ..data.files import KitError, read_json, sha256_file, write_atomic, write_json
 from ..data.text import PRESETS
 from .cpu_kernels import storage_dtype
-from .gpu_kernels import fp32_product
+from .gpu_products import fp32_product
 from .mlstm import LSTM, MLSTM, MLSTMState, Reader
 from .weights import load_weights, read_array_shapes
 

@@ -6,7 +6,7 @@
 __all__ = ['MLSTMState', 'stacked', 'uniform_start', 'column_lengths', 'input_rows', 'RecurrentLayer', 'check_inputs',
            'any_resets', 'time_major', 'RecurrentStack', 'MLSTM', 'LSTM', 'ready_products', 'Reader']
 
-# %% ../../nbs/lib/model/60_mlstm.ipynb #bddafbfbeac143ff81c3935c778615b8
+# %% ../../nbs/lib/model/60_mlstm.ipynb #8874dece1af94743979c793bb8afdea1
 import math
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from ..data.files import KitError
 from .cpu_kernels import Product
+from .gpu_graphs import ReadyWeights
 from .norms import weight_norm
 from .recurrence import kernel_set, recurrence
 
@@ -196,15 +197,18 @@ class LSTM(RecurrentStack):
 
     multiplicative = False
 
-# %% ../../nbs/lib/model/60_mlstm.ipynb #9bfd2302f7ee4b73a43d1a3484445b66
-def ready_products(w: dict[str, torch.Tensor], rows: int, precision: str) -> tuple:
-    "w_h and w_mh (None for an LSTM) of one layer, packed where that helps: on a CPU."
+# %% ../../nbs/lib/model/60_mlstm.ipynb #30a195b02320432c8e24bb16fbb97e61
+def ready_products(w: dict[str, torch.Tensor], rows: int, precision: str, tables=()) -> tuple:
+    "w_h and w_mh (None for an LSTM) of one layer, packed on a CPU, laid ready once on CUDA."
     pair = (w["w_h"], w.get("w_mh"))
+    if w["b"].is_cuda and w["b"].dtype == torch.float32:
+        ready = ReadyWeights(*pair, precision, *tables)
+        return tuple(None if w_IO is None else ready for w_IO in pair)
     if w["b"].device.type != "cpu":
         return pair
     return tuple(None if w_IO is None else Product(w_IO, rows, precision) for w_IO in pair)
 
-# %% ../../nbs/lib/model/60_mlstm.ipynb #7e68083cc9ee4502af162241181e5c72
+# %% ../../nbs/lib/model/60_mlstm.ipynb #4a9f87990f6e4085a9f48ff49f59ee9a
 class Reader:
     "A stack made ready to read `n_lanes` texts side by side, again and again, without gradients."
 
@@ -213,8 +217,12 @@ class Reader:
         self.rnn = rnn
         self.embed_VE = embed_VE
         self.weights = [layer.effective() for layer in rnn.layers]
-        self.products = [ready_products(w, n_lanes, rnn.precision) for w in self.weights]
         self.tables = None if embed_VE is None else input_rows(self.weights[0], embed_VE)
+        tables = [self.tables or ()] + [()] * (rnn.n_layers - 1)
+        self.products = [
+            ready_products(w, n_lanes, rnn.precision, rows)
+            for w, rows in zip(self.weights, tables, strict=True)
+        ]
         self.tapes = [None] * rnn.n_layers  # the states of the last call, layer by layer
 
     @torch.no_grad()

@@ -198,13 +198,15 @@ def lay_out(
         reset_BT[lane, start : start + 1] = True
     return Lanes(ids_BT, reset_BT, lane_N, start_N, stop_N)
 
-# %% ../../nbs/lib/model/75_reading.ipynb #c3933fab20d04ec698c2621248eb3be0
+# %% ../../nbs/lib/model/75_reading.ipynb #f98253cb6ec144d69ed96d961431cb0d
 def chunk_bytes(
     lanes: int,  # B
     units: int,  # U
+    device: torch.device | str = "cpu",  # that reads
 ) -> int:  # T
-    "Bytes to read at a time: 8 to 256, such that [B, T, U] has about two million numbers."
-    return max(8, min(256, 2**21 // (lanes * units)))
+    "Bytes to read at a time: 8 to 256, such that [B, T, U] has some two million numbers on a CPU."
+    numbers = 2**21 if torch.device(device).type == "cpu" else 2**25  # a GPU has no cache to fit
+    return max(8, min(256, numbers // (lanes * units)))
 
 # %% ../../nbs/lib/model/75_reading.ipynb #eadd18209e5741c1ae6beb9ac34a169b
 def predictions(laid: Lanes) -> tuple[np.ndarray, np.ndarray]:  # text_BT and target_BT
@@ -220,7 +222,7 @@ def time_first(x_BT: np.ndarray) -> torch.Tensor:  # x_R int64
     "Numbers of a chunk in the order of its states in memory."
     return torch.from_numpy(x_BT.T.reshape(-1).astype(np.int64))
 
-# %% ../../nbs/lib/model/75_reading.ipynb #9798b4c16abb4309966d1052ed3d5a14
+# %% ../../nbs/lib/model/75_reading.ipynb #678a266ba84c4b06b4ed2cf3cc237843
 HEAD_ROWS = 4096  # bytes whose logits exist at one time: 4 MB
 
 
@@ -236,9 +238,9 @@ def add_nats(
         rows = slice(r, r + HEAD_ROWS)
         logits_RV = model.logits(h_RH[None, rows])[0]
         nats_R = cross_entropy(logits_RV, target_R[rows].to(h_RH.device), mean=False)
-        nats_N.index_add_(0, text_R[rows], nats_R.double().cpu())
+        nats_N.index_add_(0, text_R[rows], nats_R.cpu().double())
 
-# %% ../../nbs/lib/model/75_reading.ipynb #07473bca5d7d44658f141bddee6ba61e
+# %% ../../nbs/lib/model/75_reading.ipynb #489806ebb66d48639037ae459a0e3ab8
 @torch.no_grad()
 def text_bits(
     model: LanguageModel | str | Path,  # or its folder, or the name of a bundled one
@@ -251,7 +253,7 @@ def text_bits(
     laid = lay_out(encode_texts(texts, model.config.preset), lanes)
     text_BT, target_BT = predictions(laid)
     B, n_steps = laid.ids_BT.shape
-    T = chunk_bytes(B, model.config.hidden_size)
+    T = chunk_bytes(B, model.config.hidden_size, model.head.bias.device)
     source = ModelStates(model, "hidden")
     state = None
     nats_N = torch.zeros(len(laid.lane_N) + 1, dtype=torch.float64)

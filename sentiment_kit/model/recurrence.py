@@ -7,12 +7,12 @@ __all__ = ['STEPS_AT_ONCE', 'widened', 'step_rows', 'read_forward', 'keep_rounde
            'transposed_products', 'windows', 'WayBack', 'weight_gradient', 'states_before', 'recurrent_gradients',
            'run_backward', 'kernel_set', 'recurrence']
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #93c994ace55c45c488d06c75f3d9c3b1
+# %% ../../nbs/lib/model/50_recurrence.ipynb #cbc8254151624ad3b0e14b916afa9eff
 from functools import partial
 
 import torch
 
-from . import gpu_graphs, gpu_kernels
+from . import gpu_graphs
 from .cpu_kernels import Product, gates_backward, gates_forward, storage_dtype
 from sentiment_kit.model.tape import (
     InputRows,
@@ -219,10 +219,10 @@ def run_backward(
     workspace.give(back.z_KBG, back.q_KBH)
     return d_zx, d_mx, *recurrent_gradients(tape, dh_TBH.dtype), back.dh, back.dc
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #33b0902fd34d4ace834912fa1002cf8e
+# %% ../../nbs/lib/model/50_recurrence.ipynb #1d68872e99a143dbb325e3af8dc2248f
 def kernel_set(like: torch.Tensor) -> tuple:
     "`run_forward` and `run_backward` for the device and precision of `like`."
-    if like.dtype == torch.float32 and gpu_kernels.available(like.device):
+    if like.dtype == torch.float32 and like.is_cuda:
         return gpu_graphs.graph_forward, gpu_graphs.graph_backward
     return run_forward, run_backward
 

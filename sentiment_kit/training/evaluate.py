@@ -90,7 +90,7 @@ def evaluate(
     half_width = bits_per_byte(interval_half_width(nats, squares, lanes, n))
     return EvalResult(mean, half_width, round(n), split, reset, lanes, corpus.preset)
 
-# %% ../../nbs/lib/training/50_evaluate.ipynb #a696f07851434f049ddffb97594ff427
+# %% ../../nbs/lib/training/50_evaluate.ipynb #ef8f14d806e04e6c8f45fccafeeb4286
 def lane_losses(
     model: LanguageModel,
     loader: ShardLoader,
@@ -105,7 +105,7 @@ def lane_losses(
         input_BT, target_BT, reset_BT = (t.to(device) for t in batch)
         logits_BTV, state = reader.logits(input_BT, state, reset_BT)
         nats_BT = cross_entropy(logits_BTV, target_BT, mean=False)
-        nats_B += nats_BT.sum(1, dtype=torch.float64).cpu()
+        nats_B += nats_BT.cpu().sum(1, dtype=torch.float64)
         n += target_BT.numel()
         if n >= enough or asked():
             break

@@ -34,7 +34,7 @@ POLICIES = {
     name: Policy(dtype or torch.float32, name == "fp16") for name, dtype in PRECISIONS.items()
 }
 
-# %% ../../nbs/lib/training/00_fp16.ipynb #33ef0386883d46a1bd6f7d57c267da10
+# %% ../../nbs/lib/training/00_fp16.ipynb #32e9886f634440bbb2f2264652e10989
 @torch.no_grad()
 def unscale_gradients(
     gradients: list[torch.Tensor],  # fp32 (or fp64), one device; divided in place
@@ -47,7 +47,7 @@ def unscale_gradients(
             raise KitError(f"a gradient is {g.dtype}: {why}")
     if not gradients:
         return torch.zeros((), dtype=torch.bool)
-    if any(g.dtype == torch.float64 for g in gradients):
+    if gradients[0].device.type == "mps" or any(g.dtype == torch.float64 for g in gradients):
         overflowed = fused_norm(gradients).isfinite().logical_not()
         torch._foreach_div_(gradients, scale)
         return overflowed
