@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'RESUMED', 'RunOptions', 'set_value', 'given_values', 'check_run', 'run_chain', 'run', 'usage',
            'installed', 'run_command', 'known_options', 'said_of', 'main']
 
-# %% ../nbs/lib/90_cli.ipynb #7a709bfd42ee44ac9d9766fca27ca41a
+# %% ../nbs/lib/90_cli.ipynb #90d168146de84cd0a767c71637c7f1b4
 import contextlib
 import glob
 import io
@@ -39,6 +39,7 @@ from sentiment_kit.model_commands import (
     verify,
 )
 from .options import parse
+from .page_command import page
 from sentiment_kit.recipes import (
     did_you_mean,
     execute,
@@ -151,11 +152,11 @@ def run(args: list[str]) -> None:
     run_chain(chain, folder, record | {"environment": environment(), "seconds": {}})
     say(summarise(folder))
 
-# %% ../nbs/lib/90_cli.ipynb #93b25d1adef14133a7fcf0c9679ee972
+# %% ../nbs/lib/90_cli.ipynb #a8e6c2ceb1e04fc992c7541e5aeca134
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(shards, verify, plan, train, evaluate, transfer, heatmap, generate),
+        *(shards, verify, plan, train, evaluate, transfer, heatmap, page, generate),
         *(finetune, classify, features, convert, run),
     )
 }

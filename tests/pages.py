@@ -1,7 +1,8 @@
 """`make docs`: the notebooks, as last executed, as static pages in out/docs, without a network.
 
 python tests/pages.py [out/RUN …]: with the executed notebooks of these runs. Plotly is there once,
-for all pages; equations are turned into MathML, which browsers draw themselves.
+for all pages; equations are turned into MathML, which browsers draw themselves. One page is alive:
+play.html holds the bundled model, with a byte a weight, so that the site stays small.
 """
 
 import os
@@ -26,7 +27,9 @@ from pygments.token import STANDARD_TYPES, Text, Whitespace
 from sync import ROOT, notebooks
 
 from sentiment_kit.data.files import publish_folder
+from sentiment_kit.looking.live_page import save_live_page
 
+PLAY = Path("play.html")  # the live page
 NBS, OUT = ROOT / "nbs", ROOT / "out" / "docs"
 STAGES = ("data", "model", "training", "transfer", "evidence", "looking")
 SECTIONS = {
@@ -195,6 +198,8 @@ def build(site: Path, runs: list[Path] = ()) -> list[Path]:
     (site / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
     unmarked = without_plain_spans()
     pages = read_notebooks(runs)
+    listed = [*pages][:1] + [PLAY] + [*pages][1:]
+    save_live_page("reviews-small", site / PLAY, bits=8)
     for page, notebook in pages.items():
         renderer = Renderer(page, site)
         exporter.register_filter("markdown2html", MarkdownWithMath(renderer=renderer).render)
@@ -203,12 +208,10 @@ def build(site: Path, runs: list[Path] = ()) -> list[Path]:
             up="../" * (len(page.parts) - 1),
             plotly=prepare(notebook),
         )
-        html, _ = exporter.from_notebook_node(
-            notebook, shown | dict(nav=navigation([*pages], page))
-        )
+        html, _ = exporter.from_notebook_node(notebook, shown | dict(nav=navigation(listed, page)))
         (site / page).parent.mkdir(parents=True, exist_ok=True)
         (site / page).write_text(unmarked(html), encoding="utf-8")
-    return [*pages]
+    return listed
 
 
 if __name__ == "__main__":

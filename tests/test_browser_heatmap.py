@@ -419,6 +419,10 @@ def test_saving(lab, tmp_path):
         waiting.value.save_as(files[kind])
     assert json.loads(files["JSON"].read_text()) == lab.python("heatmap_numbers(widget.picture)")
     assert files["HTML"].read_text("utf-8") == lab.python("widget.html()")
+    with page.expect_download() as waiting:
+        widget.get_by_role("button", name="Live", exact=True).click()
+    waiting.value.save_as(tmp_path / "live.html")
+    assert 'id="weights"' in (tmp_path / "live.html").read_text("utf-8")
     wide, high = png_size(files["PNG"].read_bytes())
     assert wide > 1000 and high > 200
     lab.python("widget.save('asked.png')")

@@ -40,7 +40,7 @@ def site(tmp_path_factory):
     nbformat.write(notebook, run / "notebooks" / "61_train.ipynb")
     site = tmp_path_factory.mktemp("docs") / "site"
     made = build(site, [run])
-    assert len(made) == len(notebooks()) + 2  # the run's, and the recipes
+    assert len(made) == len(notebooks()) + 3  # the run's, the recipes, the live page
     assert {site / page for page in made} == set(site.rglob("*.html"))
     return site
 
@@ -70,11 +70,22 @@ def test_every_page_opens_from_the_disk_with_the_network_off(site):
 
 
 def test_shared_parts_are_there_once(site):
-    large = [
-        path.name for path in site.rglob("*") if path.is_file() and path.stat().st_size > 1_000_000
-    ]
-    assert large == ["plotly.min.js"]
-    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 15_000_000
+    sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
+    large = {path.name for path, size in sizes.items() if size > 1_000_000}
+    assert large == {"plotly.min.js", "play.html"}
+    live = sizes.pop(site / "play.html")  # the one page with a model in it
+    assert sum(sizes.values()) < 17_000_000 and live < 5_000_000
+
+
+def test_the_live_page_reads(site):
+    with open_tab() as tab:
+        tab.page.goto((site / "index.html").as_uri())
+        tab.page.get_by_role("link", name="play", exact=True).click()
+        tab.page.locator("html[data-live]").wait_for(state="attached", timeout=60_000)
+        tab.page.locator(".skl textarea").fill("What a good page!")
+        tab.page.locator(".skl-verdict", has_text="bits a character").wait_for()
+        shown = tab.page.locator(".skl .skh-view").inner_text()
+        assert "What a good page!" in shown.replace("\n", " ") and tab.errors == tab.outside == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -82,6 +93,7 @@ def test_accessible(site, dark):
     with open_tab(dark) as tab:
         for name in (
             "index",
+            "play",
             "tour/91_inside_the_mlstm",
             "lib/looking/20_heatmap",
             "runs/63_map_the_neuron",

@@ -21,17 +21,15 @@ from sentiment_kit.looking.heatmap import (
     wrap_marks,
 )
 from sentiment_kit.looking.heatmap_widget import (
-    MODULES,
-    SCRIPT,
-    STATIC,
-    STYLE_SHEET,
     HeatmapView,
     HeatmapWidget,
+    answer_browser,
     heatmap_numbers,
     still,
 )
 from sentiment_kit.looking.ledger import write_ledger
 from sentiment_kit.looking.marks import marks_of
+from sentiment_kit.looking.page_parts import MODULES, SCRIPT, STATIC, STYLE_SHEET
 from sentiment_kit.looking.panes import LIVE, KeptStates, pane_of, star_correlation, top_units
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.reading import ModelStates
@@ -442,9 +440,9 @@ def test_saved_files(model, tmp_path):
     sent = []
     widget.send = lambda message, buffers=None: sent.append((message, buffers))
     widget.save(tmp_path / "a.png")
-    widget._answer(widget, dict(kind="png"), [memoryview(b"png")])
+    answer_browser(widget, dict(kind="png"), [memoryview(b"png")])
     assert (tmp_path / "a.png").read_bytes() == b"png"
-    widget._answer(widget, dict(kind="html"), [])
+    answer_browser(widget, dict(kind="html"), [])
     assert sent == [(dict(kind="png"), None), (dict(kind="html"), [page.encode()])]
     with pytest.raises(KitError, match=".html, .json or .png"):
         widget.save("a.pdf")

@@ -14,7 +14,7 @@ from sync import ROOT, cells, default_exp, module_path, notebooks
 STAGES = ["data", "model", "training", "transfer", "evidence", "looking"]
 BELOW = ["figures"]  # modules of no stage: below all, in this order
 ABOVE = ["recipes", "start_checks", "terminal", "standard_input", "options", "model_commands"]
-ABOVE += ["text_commands", "cli"]  # and above all
+ABOVE += ["text_commands", "page_command", "cli"]  # and above all
 
 
 def address(module):

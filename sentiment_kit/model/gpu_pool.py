@@ -121,7 +121,7 @@ def idle_bytes(device: torch.device) -> float:
         return float("inf")
     return torch.cuda.get_device_properties(device).total_memory / 4
 
-# %% ../../nbs/lib/model/44_gpu_pool.ipynb #81d365571a29437f9547f0ad2aa6053d
+# %% ../../nbs/lib/model/44_gpu_pool.ipynb #14443a89864c4555ad1f0002008c66c4
 class LoopPool:
     "Hands out loops and takes them back; keeps the recorded ones, the `limit` last used."
 
@@ -154,8 +154,8 @@ class LoopPool:
         "Let go of the oldest idle loops where there are too many, or too large ones."
         del self.idle[: -self.limit]
         held = sum(count_bytes(loops.shape) for loops in self.idle)
-        for loops in self.idle.copy():
-            if held > idle_bytes(loops.shape.device) and loops.shape not in self.recent:
+        for loops in [one for one in self.idle if one.shape not in self.recent]:
+            if held > idle_bytes(loops.shape.device):
                 held -= count_bytes(loops.shape)
                 self.idle.remove(loops)
 
@@ -168,8 +168,7 @@ class LoopPool:
             return self.make(shape, graphed)
         except torch.OutOfMemoryError:
             self.idle.clear()  # what waits for later gives way
-        # only now are the buffers gone that were made before memory ended
-        return self.make(shape, graphed)
+        return self.make(shape, graphed)  # not within `except`, which holds the first try's buffers
 
     def give(self, loops: Loops) -> None:
         "The batch is done with its loops."

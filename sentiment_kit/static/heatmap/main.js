@@ -223,7 +223,9 @@ class App {
     const sizes = panes.flatMap(({ value, wrote }) => [largest(value), wrote ? largest(wrote) : 0]);
     const most = Math.max(...sizes, 0);
     const known = ledger ? 0 : (this.picture.scales[key(unit)] ?? 0);
-    return { unit, sign, panes, ledger: !!ledger, scale: Math.max(most, known) || 1 };
+    const full = this.picture.counts?.[key(unit)]; // a row that is never below 0
+    const scale = full ?? (Math.max(most, known) || 1);
+    return { unit, sign, panes, ledger: !!ledger, scale, counts: !!full };
   }
 
   measure(style) {
@@ -283,7 +285,7 @@ class App {
   }
 }
 
-function render({ model, el }) {
+export function render({ model, el }) {
   const app = new App(model, el);
   return () => app.stop();
 }

@@ -110,7 +110,7 @@ export function receive(app, message, buffers) {
 }
 
 function save(app, kind) {
-  if (kind === "html") app.model.send({ kind: "html" });
+  if (kind === "html" || kind === "live") app.model.send({ kind });
   if (kind === "png") png(app).then((blob) => download(kind, blob));
   if (kind === "json") {
     const text = JSON.stringify(numbers(app));
@@ -118,11 +118,15 @@ function save(app, kind) {
   }
 }
 
-// The buttons; a saved page has no Python to make another page of.
+// The buttons; where there is no Python, nobody makes another page.
 export function saveButtons(app) {
-  const kinds = app.isPage ? ["PNG", "JSON"] : ["HTML", "PNG", "JSON"];
+  const alone = app.isPage || app.model.isLive;
+  const kinds = alone ? ["PNG", "JSON"] : ["HTML", "PNG", "JSON"];
+  if (!alone && app.choices.n_units) kinds.unshift("Live");
+  const title = (kind) =>
+    kind === "Live" ? "save as a page that holds the model" : `save as ${kind}`;
   const buttons = kinds.map((kind) =>
-    button(kind, `save as ${kind}`, () => save(app, kind.toLowerCase())),
+    button(kind, title(kind), () => save(app, kind.toLowerCase())),
   );
   const attributes = { role: "group", "aria-label": "save" };
   return element("div", "skh-saves", { attributes }, words("span", "skh-note", "Save"), ...buttons);

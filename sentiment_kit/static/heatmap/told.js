@@ -6,9 +6,9 @@ import { bars, picture, tint } from "./colour.js";
 import { strip } from "./layout.js";
 import { percentile } from "./marks.js";
 
-// The scale itself: eleven steps, as tints and as bars.
-function ramp(palette) {
-  const steps = Array.from({ length: 11 }, (_, k) => k / 5 - 1);
+// The scale itself: eleven steps, as tints and as bars. What counts is never below 0.
+function ramp(palette, counts, sign) {
+  const steps = Array.from({ length: 11 }, (_, k) => (counts ? (sign * k) / 10 : k / 5 - 1));
   const edges = steps.map((_, k) => [11 * k, 11]);
   const swatches = steps.map((level) => {
     const swatch = element("span", "skh-swatch");
@@ -21,17 +21,19 @@ function ramp(palette) {
 }
 
 // The two ends of a scale, with the labels that they speak for, where the source names them.
-function endsOf(app, unit, sign, scale, ledger) {
+function endsOf(app, { unit, sign, scale, ledger, counts }) {
+  if (counts) return ["0", `${scale} or more`];
   const ends = (!ledger && app.picture?.ends?.[key(unit)]) || null;
   if (!ends) return [number(-scale), number(scale)];
   const [below, above] = sign < 0 ? [ends[1], ends[0]] : ends;
   return [`${below} (blue) ${number(-scale)}`, `${number(scale)} ${above} (orange)`];
 }
 
-function scaleLine({ unit, sign, scale, ledger, panes }, app) {
+function scaleLine(drawn, app) {
+  const { unit, sign, ledger, panes, counts } = drawn;
   const name = app.label(unit) + (sign < 0 ? " (sign flipped)" : "");
-  const [low, high] = endsOf(app, unit, sign, scale, ledger).map((end) => words("span", "", end));
-  const swatches = element("span", "skh-swatches", {}, low, ramp(app.palette), high);
+  const [low, high] = endsOf(app, drawn).map((end) => words("span", "", end));
+  const swatches = element("span", "skh-swatches", {}, low, ramp(app.palette, counts, sign), high);
   const parts = [words("span", "skh-name", name), swatches];
   if (ledger) {
     const sums = panes.map(({ total }) => number(total)).join(" and ");
@@ -125,6 +127,28 @@ function character(text, g) {
   return element("div", "skh-char", {}, glyph, element("span", "skh-facts", {}, ...parts));
 }
 
+// A byte as it is told: its character where it has one that can be seen.
+function byteName(byte) {
+  if (byte === 32) return "␣";
+  if (byte > 32 && byte < 127) return String.fromCharCode(byte);
+  return byte === 10 ? "↵" : `\\x${hex([byte])}`;
+}
+
+// What the model expected at a place, where it can be asked without Python.
+function guessList(app, pane, start) {
+  if (!app.model.guesses) return [];
+  const rows = app.model.guesses(pane.i, start).map(([byte, share]) => {
+    const bar = element("span", "skh-share");
+    bar.style.width = `${Math.round(90 * share)}px`;
+    const percent = `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
+    const sort = byte === pane.text.bytes[start] ? "skh-guess skh-hit" : "skh-guess";
+    const parts = [words("bdi", "", byteName(byte)), bar, words("span", "skh-note", percent)];
+    return element("li", sort, {}, ...parts);
+  });
+  const head = words("div", "skh-note", "its guesses for this place");
+  return [element("div", "skh-guesses", {}, head, element("ol", "", {}, ...rows))];
+}
+
 // The character under mouse or keys, marked in every pane of the same text. `live` says how soon
 // a screen reader tells it.
 export function inspect(app, pane, mark, live) {
@@ -137,7 +161,8 @@ export function inspect(app, pane, mark, live) {
   const same = app.panes.filter((other) => other === pane || other.text.equals(text));
   for (const other of same) other.mark(g);
   app.told.setAttribute("aria-live", live);
-  app.told.replaceChildren(character(text, g), factsTable(app, same, g));
+  const guesses = guessList(app, pane, text.start(g));
+  app.told.replaceChildren(character(text, g), factsTable(app, same, g), ...guesses);
 }
 
 function topButton(app, [unit, value, change], shownValue) {
