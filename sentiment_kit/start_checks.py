@@ -168,16 +168,16 @@ def check_training(
         parameters = sum(count_parameters(config.model).values())
         check_room(config, checkpoint_bytes(config.model, parameters, config.global_batch))
 
-# %% ../nbs/lib/81_start_checks.ipynb #a97a0d4a
+# %% ../nbs/lib/81_start_checks.ipynb #0b9fbe0cc9e042cc8a44dc1bf9f966c2
 def check_words(values: dict[str, dict[str, Any]]) -> None:
     "A `KitError` for a word that none of the notebooks knows, and for a device that is not there."
     from sentiment_kit.model.reading import STATES
     from sentiment_kit.training.machine import pick_device
     from sentiment_kit.transfer.features import POOLINGS
-    from sentiment_kit.transfer.neuron import RULES
+    from sentiment_kit.transfer.neuron import INSIDE, RULES
 
-    known = {"state": [*STATES], "pool": [*POOLINGS], "rule": [*RULES, "best"]}
-    known["judge_labels"] = ["stars", "labels"]
+    known = {"state": [*STATES], "pool": [*POOLINGS], "rule": [INSIDE, *RULES, "best"]}
+    known["judge_labels"] = known["inside_on"] = ["stars", "labels"]
     for name, given in values.items():
         for key, words in known.items():
             if given.get(key) not in [*words, None]:

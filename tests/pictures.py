@@ -1,8 +1,9 @@
 """The README's pictures, made anew by `make refresh RUN=out/…`.
 
-From a finished run: its loss, the values of its best unit on the test texts, and two reviews of the
-embedded sample in that unit's colours. From a benchmark (`make bench`): the bars of its training
-steps. From a run of 64_loss_gap or 66_model_size: the figure in its executed notebook.
+From a finished run: its loss, and the values of its unit on the test texts. From a bundled model's
+folder: two reviews in the colours of its neuron. From a benchmark (`make bench`): the bars of its
+training steps. From a run of 63_map_the_neuron, 64_loss_gap or 66_model_size: the figure in its
+executed notebook.
 
 Needs Chromium (Debian: apt-get install chromium; elsewhere name it in the variable CHROMIUM).
 """
@@ -14,8 +15,9 @@ import nbformat
 import numpy as np
 import plotly.graph_objects as go
 from browser import open_tab
+from PIL import Image
 
-from sentiment_kit.data.datasets import load_dataset, load_splits
+from sentiment_kit.data.datasets import load_splits
 from sentiment_kit.data.files import read_json
 from sentiment_kit.data.text import encode
 from sentiment_kit.evidence.speed import speed_figure
@@ -29,6 +31,12 @@ from sentiment_kit.transfer.neuron import unit_histogram
 
 IMAGES = Path(__file__).resolve().parents[1] / "nbs" / "images"
 WIDTH = 860  # CSS pixels; the files have twice as many
+TURNS = {
+    "a turn for the worse": "The colour is lovely and it fits well. But after two washes it looked "
+    "like a rag. Not what I expected.",
+    "a turn for the better": "The first one arrived broken and nobody answered my letters. The new "
+    "one, though, is great: it lasts for days. I love it.",
+}
 
 
 def photograph(html: str, name: str, part: str, pointed: str = "") -> None:
@@ -39,6 +47,8 @@ def photograph(html: str, name: str, part: str, pointed: str = "") -> None:
         if pointed:
             tab.page.locator(pointed).last.hover()
         tab.page.locator(part).screenshot(path=IMAGES / name)
+    picture = Image.open(IMAGES / name).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
 
 
 def draw(figure: go.Figure, name: str) -> None:
@@ -50,7 +60,7 @@ def draw(figure: go.Figure, name: str) -> None:
 
 
 def draw_run(run: Path) -> None:
-    "Loss, best unit and heatmap of a run that has gone through transfer and the neuron's map."
+    "Loss and unit of a run that has gone through transfer and the neuron's map."
     transfer, neuron = read_json(run / "transfer.json"), read_json(run / "neuron.json")
     model, unit = LanguageModel.from_pretrained(latest_checkpoint(run)), neuron["unit"]
 
@@ -71,17 +81,21 @@ def draw_run(run: Path) -> None:
     title = f"Unit {unit} on {len(test.texts):,} test texts, {right:.1%} on the right side"
     draw(unit_histogram(X_NU[:, unit], test.labels, neuron["threshold"], title), "neuron.png")
 
-    test, panes = load_dataset("samples")["test"], []
-    by_length = sorted(test.texts, key=lambda text: (abs(len(text) - 210), text))
-    for label, name in ((1, "a good review"), (0, "a bad review")):
-        text = next(text for text in by_length if test.labels[test.texts.index(text)] == label)
+    print(f"loss.png, neuron.png: unit {unit} of {run.name}")
+
+
+def draw_turns(folder: Path) -> None:
+    "Two reviews with a turn in the middle, in the colours of a model's own neuron."
+    neuron, model = read_json(folder / "neuron.json"), LanguageModel.from_pretrained(folder)
+    panes = []
+    for name, text in TURNS.items():
         encoded = encode(text, model.config.preset)
-        value_T = record_states(model, encoded, [unit])[:, 0]
+        value_T = record_states(model, encoded, [neuron["unit"]])[:, 0]
         panes.append((name, encoded, neuron["sign"] * (value_T - neuron["threshold"])[None]))
     view = HeatmapView()
-    view.show(panes, [f"unit {unit}, distance from its threshold"])
+    view.show(panes, [f"unit {neuron['unit']}, distance from its threshold"])
     photograph(view.html(), "heatmap.png", "main", ".skh-view .skh-mark:not(.skh-faint)")
-    print(f"loss.png, neuron.png, heatmap.png: unit {unit} of {run.name}")
+    print(f"heatmap.png: unit {neuron['unit']} of {folder.name}")
 
 
 def draw_speed(run: Path) -> None:
@@ -107,6 +121,7 @@ def draw_cell(notebook: Path, code: str, name: str) -> None:
 
 
 FIGURES = {
+    "63_map_the_neuron": ("source = ModelStates", "map.png"),
     "64_loss_gap": ("whole.figure", "gap.png"),
     "66_model_size": ("figure = go.Figure", "sizes.png"),
 }
@@ -116,5 +131,9 @@ if __name__ == "__main__":
     shown = [path for path in sorted(run.glob("notebooks/*.ipynb")) if path.stem in FIGURES]
     for path in shown:
         draw_cell(path, *FIGURES[path.stem])
-    if not shown:
-        draw_speed(run) if (run / "speed.json").exists() else draw_run(run)
+    if (run / "neuron.json").exists() and (run / "model.safetensors").exists():
+        draw_turns(run)
+    elif (run / "speed.json").exists():
+        draw_speed(run)
+    elif (run / "transfer.json").exists() and (run / "metrics.jsonl").exists():
+        draw_run(run)

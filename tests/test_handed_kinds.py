@@ -13,7 +13,7 @@ import pytest
 from sentiment_kit.cli import main
 from sentiment_kit.data.corpus import open_corpus
 from sentiment_kit.data.files import KitError
-from sentiment_kit.evidence.dose_response import labelled_by_stars
+from sentiment_kit.data.starred import labelled_by_stars
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.transfer.classifier import TextClassifier
 from sentiment_kit.transfer.finetune import FinetuneConfig

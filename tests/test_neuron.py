@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sentiment_kit.data.files import KitError
 from sentiment_kit.data.shards import make_shards
+from sentiment_kit.data.starred import labelled_by_stars
 from sentiment_kit.data.text import encode
 from sentiment_kit.evidence.behaviour import (
     DAMAGE,
@@ -22,7 +23,6 @@ from sentiment_kit.evidence.behaviour import (
 )
 from sentiment_kit.evidence.dose_response import (
     dose_response_figure,
-    labelled_by_stars,
     natural_range,
     steering_dose_response,
 )

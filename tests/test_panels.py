@@ -17,10 +17,10 @@ from sentiment_kit.looking.neuron_map import (
     end_snippets,
     summary_html,
     unit_extremes,
-    unit_orders,
     unit_summary,
 )
 from sentiment_kit.looking.steering import SteeringPanel, cost_line, pair_html, read_units, steer
+from sentiment_kit.looking.unit_orders import unit_orders
 from sentiment_kit.model.generate import generate, written_bits
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.transfer.baselines import split_features

@@ -24,11 +24,13 @@ from sentiment_kit.data.files import KitError
 from sentiment_kit.data.labelled import Texts
 from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model.language_model import LanguageModelConfig
-from sentiment_kit.training.callbacks import LogMetrics, SaveCheckpoint, Validate
+from sentiment_kit.training.callbacks import SaveCheckpoint, Validate
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.config import TrainConfig
+from sentiment_kit.training.log import LogMetrics
 from sentiment_kit.training.trainer import launch, train
 from sentiment_kit.transfer.accuracy import accuracy
+from sentiment_kit.transfer.areas import unit_auc
 from sentiment_kit.transfer.baselines import ngram_baseline, probe_splits, results_table
 from sentiment_kit.transfer.logistic import l1_logistic
 from sentiment_kit.transfer.neuron import (
@@ -36,7 +38,6 @@ from sentiment_kit.transfer.neuron import (
     best_cut,
     compare_rules,
     find_sentiment_neuron,
-    unit_auc,
     unit_histogram,
     weight_stem,
 )

@@ -82,14 +82,22 @@ def unit_order(
     score_U = np.abs(probe.coef_).max(0) * X_NU.std(0, dtype=np.float64)
     return np.argsort(-score_U, kind="stable")[: np.count_nonzero(score_U)]
 
-# %% ../../nbs/lib/evidence/05_claims.ipynb #5f2e0616
-def take_away_order(X: dict, y: dict, probe: SentimentProbe, rule: str) -> list[int]:
+# %% ../../nbs/lib/evidence/05_claims.ipynb #432faf8e0a5547d7a7662b8547738767
+def take_away_order(
+    X: dict,
+    y: dict,
+    probe: SentimentProbe,
+    rule: str,
+    unit: int | None = None,  # chosen elsewhere; None: the rule names it here
+) -> list[int]:
     "The chosen unit (of two classes), then the others that have a weight, as `unit_order`."
     ranked = unit_order(probe, X["train"]).tolist()
-    chosen = [choose_unit(X, y, probe, rule)] if len(probe.classes_) == 2 else []
+    chosen = [] if unit is None else [unit]
+    if not chosen and len(probe.classes_) == 2:
+        chosen = [choose_unit(X, y, probe, rule)]
     return list(dict.fromkeys(chosen + ranked))
 
-# %% ../../nbs/lib/evidence/05_claims.ipynb #855abf16
+# %% ../../nbs/lib/evidence/05_claims.ipynb #6d5b0cacb50847b48721e0b1d2c47fcd
 @dataclass(frozen=True, eq=False)
 class Claim:
     "A probe, the features X[split][N, U] it was made from, and the unit it is said to have found."
@@ -98,6 +106,7 @@ class Claim:
     y: dict[str, np.ndarray]
     probe: SentimentProbe  # fitted on train, C chosen on valid
     rule: str = "best"  # that names the unit
+    unit: int | None = None  # named elsewhere, such as a carrier; None: the rule names it here
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -107,23 +116,24 @@ class Claim:
     @cached_property
     def ranked(self) -> list[int]:
         "Units that are taken away, the chosen one first."
-        return take_away_order(self.X, self.y, self.probe, self.rule)
+        return take_away_order(self.X, self.y, self.probe, self.rule, self.unit)
 
     @property
     def binary(self) -> bool:
         "Only two classes can be told by one unit."
         return len(self.probe.classes_) == 2
 
-# %% ../../nbs/lib/evidence/05_claims.ipynb #1e406c57
+# %% ../../nbs/lib/evidence/05_claims.ipynb #9356a4b893684746a4c95dbb0699c1b9
 def make_claim(
     X: dict[str, np.ndarray],  # features of train, valid and test [N, U]
     y: dict[str, np.ndarray],
     rule: str = "best",  # that names the unit
     progress: bool = False,  # show a bar
+    unit: int | None = None,  # named elsewhere; None: the rule names it here
 ) -> Claim:
     "A claim from features and labels: the probe is fitted on train, C is chosen on valid."
     probe = SentimentProbe(progress=progress)
-    return Claim(X, y, probe.fit(X["train"], y["train"], X["valid"], y["valid"]), rule)
+    return Claim(X, y, probe.fit(X["train"], y["train"], X["valid"], y["valid"]), rule, unit)
 
 # %% ../../nbs/lib/evidence/05_claims.ipynb #d851ea91
 def judge_claim(claim: Claim) -> Control:
@@ -138,14 +148,14 @@ def paper_grid(claim: Claim) -> Control:
     name = "all units, C within 2⁻⁸ … 2⁰"
     return judge(name, grid, claim.X, claim.y, claim.predicted, grid.n_nonzero_, grid.C_)
 
-# %% ../../nbs/lib/evidence/05_claims.ipynb #c30e9485
+# %% ../../nbs/lib/evidence/05_claims.ipynb #8402bafb031d4770825b0f3377f6381a
 def judge_named_units(claim: Claim) -> list[Control]:
     "A row for each unit that a rule names, the chosen one first; none for three classes or more."
     if not claim.binary:
         return []
     X = claim.X
     y = claim.y
-    rules_of = {}
+    rules_of = {} if claim.unit is None else {claim.unit: ["its carrier"]}
     for neuron in compare_rules(claim.probe, X["train"], y["train"], X["valid"], y["valid"]):
         rules_of.setdefault(neuron.unit, []).append(neuron.rule)
     chosen_first = sorted(rules_of, key=lambda unit: unit != claim.ranked[0])

@@ -182,7 +182,7 @@ def model_rows(
     twin = untrained(claim, model, reading, seed)
     return twin + held_at_mean(claim, model, reading, top)
 
-# %% ../../nbs/lib/evidence/10_controls.ipynb #7c616ea98d60472c8bfcb23698ec0c0c
+# %% ../../nbs/lib/evidence/10_controls.ipynb #5dabb0febef24a439a2aa1f349293640
 def controls(
     model: LanguageModel | StateSource,
     data: dict[str, Texts],  # train, valid, test
@@ -194,12 +194,13 @@ def controls(
     seed: int = 0,
     folder: str | None = None,  # of a feature cache
     progress: bool = False,
+    unit: int | None = None,  # named elsewhere, such as a carrier; None: the rule names it here
     **options,  # of ByteFeaturizer
 ) -> list[Control]:  # the claim first
     "A claim with every control: chosen on valid, reported on test."
     X = split_features(model, data, folder, **options)
     y = {split: part.labels for split, part in data.items()}
-    claim = make_claim(X, y, rule, progress)
+    claim = make_claim(X, y, rule, progress, unit)
     rows = feature_rows(claim, top, n_random, draws, permutations, seed, progress)
     if isinstance(model, LanguageModel):
         where = {name: options.pop(name) for name in ("state", "layer") if name in options}

@@ -37,7 +37,7 @@ class SpeedFile:
 
     training: list[SpeedRow] = field(default_factory=list)
 
-# %% ../../nbs/lib/transfer/97_run_results.ipynb #b61e253edf514289bd01c4f466897935
+# %% ../../nbs/lib/transfer/97_run_results.ipynb #8dc8444f27e34ab09197e3bf9000448a
 @dataclass
 class StatedLabels:
     given: str | list[str]  # as they were named
@@ -67,6 +67,8 @@ class AllUnits(Tested):
 class FoundUnit(Tested):
     unit: int = setting(at_least=0)
     rule: str = ""
+    sign: Literal[1, -1] = 1  # +1: high values are the second class
+    threshold: float = 0.0  # of the chosen unit
 
 
 @dataclass
