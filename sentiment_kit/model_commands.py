@@ -37,6 +37,7 @@ COLUMNS = "text_key label_key stars_key category_key split_key max_bad stars_sca
 
 # %% ../nbs/lib/86_model_commands.ipynb #50bee3ef72714afda435ba63da38460a
 @options_of("data.reviews.read_reviews", COLUMNS)
+@options_of("data.shards.make_shards", "template summary_key")
 @options_of("data.shards.make_shards", "out counts preset order dedup seed workers")
 @dataclass
 class ShardsOptions:

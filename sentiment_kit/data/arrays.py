@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .files import KitError
 from .lines import LONG, BadRow, Record, parse_lines
 
-# %% ../../nbs/lib/data/28_arrays.ipynb #40cc3717
+# %% ../../nbs/lib/data/28_arrays.ipynb #8099af1ab64b4b08b46e634210ae0469
 class Elements(NamedTuple):
     "Elements of an array, still to be parsed."
 
@@ -26,7 +26,8 @@ class Elements(NamedTuple):
 
     def records(self) -> Iterator[Record]:
         "One item an element."
-        parsed = parse_lines(element for element in self.elements if element is not None)
+        held = [element for element in self.elements if element is not None]
+        parsed = iter(parse_lines(held, b"".join(held)))
         return (LONG if element is None else next(parsed) for element in self.elements)
 
 # %% ../../nbs/lib/data/28_arrays.ipynb #42535408

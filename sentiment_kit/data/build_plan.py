@@ -6,7 +6,7 @@
 __all__ = ['FIRST_NAMES', 'YOUNGER', 'ORDERS', 'DEDUPS', 'stated_reader', 'BuildPlan', 'shard_name', 'check_build',
            'size_and_sha256', 'reader_options', 'plan_build']
 
-# %% ../../nbs/lib/data/76_build_plan.ipynb #32d8d3e6f587424a8dfcf932223ac451
+# %% ../../nbs/lib/data/76_build_plan.ipynb #145be50d013c417cadc8eab731f74d29
 import hashlib
 import inspect
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from .files import KitError
 from .inputs import open_input
 from .near_duplicates import load_datasketch
 from .reviews import read_reviews
+from .template import BODY, Template
 from .text import find_preset
 
 # %% ../../nbs/lib/data/76_build_plan.ipynb #00f280f28ae3460ebcf662bb8280dfc8
@@ -40,7 +41,7 @@ def stated_reader(
     young = {key for key, value in YOUNGER.items() if reader.get(key) == value}
     return {key: value for key, value in named.items() if key not in young}
 
-# %% ../../nbs/lib/data/76_build_plan.ipynb #d7f73debd92743b4a8674a5c23887a8f
+# %% ../../nbs/lib/data/76_build_plan.ipynb #a4738d0898ad4253ad6aea1049834c46
 @dataclass(frozen=True)
 class BuildPlan:
     "What a corpus is made from. Equal plans make equal corpora."
@@ -52,6 +53,8 @@ class BuildPlan:
     seed: int  # of the shuffle, and of the slices held out
     reader: dict  # all options of read_reviews but paths and quarantine
     sources: list[dict]  # of each input, sorted by name: name, bytes, sha256
+    template: Template = Template()  # what of a review becomes bytes
+    summary_key: str = AUTO  # column of the headline, where the template has one
 
     @property
     def n_shards(self) -> int:
@@ -66,8 +69,8 @@ class BuildPlan:
         return self.order != "shuffle_then_shard"
 
     def manifest(self) -> dict:
-        "The first half of the corpus's manifest, as JSON."
-        return dict(
+        "The first half of the corpus's manifest, as JSON; text alone is not stated."
+        stated = dict(
             format="sentiment_kit corpus",
             version=VERSION,
             preset=self.preset,
@@ -77,6 +80,10 @@ class BuildPlan:
             reader=stated_reader(self.reader),
             sources=self.sources,
         )
+        if self.template.is_body:
+            return stated
+        about = dict(text=self.template.text, digest=self.template.digest)
+        return stated | dict(template=about | dict(summary_key=self.summary_key))
 
 # %% ../../nbs/lib/data/76_build_plan.ipynb #fb188d0b
 def shard_name(
@@ -137,7 +144,7 @@ def reader_options(
     defaults = {name: p.default for name, p in parameters.items() if name not in without}
     return defaults | named
 
-# %% ../../nbs/lib/data/76_build_plan.ipynb #760d2c54d1344dabbc8ae382c9f82996
+# %% ../../nbs/lib/data/76_build_plan.ipynb #6ae08b28824247eeb08007d19e0c4f2b
 def plan_build(
     inputs: dict,  # source by name, from find_inputs
     preset: str,  # one of text.PRESETS
@@ -146,6 +153,8 @@ def plan_build(
     order: str,  # one of ORDERS
     dedup: str,  # one of DEDUPS
     seed: int,
+    template: str = BODY,  # see `data.template`
+    summary_key: str = AUTO,  # column of the headline
 ) -> BuildPlan:
     "The plan of a corpus; an unknown option is a `KitError`. Every input is read for its checksum."
     check_build(counts, order, dedup, len(inputs))
@@ -158,4 +167,6 @@ def plan_build(
         seed=seed,
         reader=reader_options(reader),
         sources=[dict(name=name, **size_and_sha256(source)) for name, source in inputs.items()],
+        template=Template(template),
+        summary_key=summary_key,
     )

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['SpillReport', 'deal_blocks', 'collect_part', 'survey_part', 'deal_to_slices', 'finish_shard']
 
-# %% ../../nbs/lib/data/78_build_tasks.ipynb #fdddbe14
+# %% ../../nbs/lib/data/78_build_tasks.ipynb #474a18155ee049198b10c1d832fd6f16
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +19,21 @@ from .files import KitError
 from .near_duplicates import minhashes
 from sentiment_kit.data.records import (
     SPLIT_POOLS,
+    bodies,
     hashed_shards,
     placed,
     read_parts,
+    record_dtype,
     survivors,
     to_records,
     write_sorted_parts,
     zones,
 )
-from .reviews import Review, parse_block
+from .review_columns import ReviewColumns, parse_columns
+from .stars import FIVE_STARS
+from .template import Template
 
-# %% ../../nbs/lib/data/78_build_tasks.ipynb #227cd7b8
+# %% ../../nbs/lib/data/78_build_tasks.ipynb #ff68b16cea2d41a9bb03e21cadbb0e61
 @dataclass
 class SpillReport:
     "What some rows of one input hold, beside their reviews."
@@ -42,46 +45,50 @@ class SpillReport:
     categories: set = field(default_factory=set)  # of the reviews; may hold None
     columns: set = field(default_factory=set)  # which of corpus.OPTIONAL some review has
 
-    def add(self, reviews: list[Review], bad: list[tuple[int, str]]) -> None:
+    def add(self, reviews: ReviewColumns, bad: list[tuple[int, str]]) -> None:
         "Count the reviews of a block, and its rows that are no reviews."
-        self.rows += len(reviews) + len(bad)
-        last_rows = [review.row for review in reviews[-1:]] + [row for row, _ in bad[-1:]]
+        self.rows += len(reviews.row) + len(bad)
+        last_rows = reviews.row[-1:] + [row for row, _ in bad[-1:]]
         self.last_row = max([self.last_row, *last_rows])
-        self.categories.update(map(attrgetter("category"), reviews))
+        self.categories.update(reviews.category)
 
-# %% ../../nbs/lib/data/78_build_tasks.ipynb #0f09329e
-def _refuse_splits(reviews: list[Review], source: str, counts: tuple[int, int, int]) -> None:
+# %% ../../nbs/lib/data/78_build_tasks.ipynb #431acea27f7343f1beac9d7fdde48d08
+def _refuse_splits(reviews: ReviewColumns, source: str, counts: tuple[int, int, int]) -> None:
     "`KitError` if a review names a split that has no shard."
     allowed = {pool for pool, n in zip(SPLIT_POOLS, [1, *counts], strict=True) if n}
-    if allowed.issuperset(map(attrgetter("split"), reviews)):
+    if allowed.issuperset(reviews.split):
         return
-    row, split = next((r.row, r.split) for r in reviews if r.split not in allowed)
+    named = zip(reviews.row, reviews.split, strict=True)
+    row, split = next((row, split) for row, split in named if split not in allowed)
     raise KitError(
         f"{source}, row {row}, has split {split!r}; counts={tuple(counts)} have no such shard"
     )
 
-# %% ../../nbs/lib/data/78_build_tasks.ipynb #aed889f5
+# %% ../../nbs/lib/data/78_build_tasks.ipynb #e70acfc46541446cbe2c278629bb56a5
 def _set_empty_aside(
-    reviews: list[Review], records: np.ndarray, texts: list[bytes]
+    records: np.ndarray, texts: list[bytes], template: Template
 ) -> tuple[np.ndarray, list[bytes], list[tuple[int, str]]]:
     "Records and texts without the empty ones, and the rows of those, with a reason."
-    empty = [i for i, text in enumerate(texts) if text.isspace()]
+    empty = [i for i, s in enumerate(bodies(records, texts, template)) if not s or s.isspace()]
     if not empty:
         return records, texts, []
-    kept = [text for text in texts if not text.isspace()]
-    return np.delete(records, empty), kept, [(reviews[i].row, "empty text") for i in empty]
+    left_out = set(empty)
+    kept = [text for i, text in enumerate(texts) if i not in left_out]
+    bad = [(row, "empty text") for row in records["row"][empty].tolist()]
+    return np.delete(records, empty), kept, bad
 
-# %% ../../nbs/lib/data/78_build_tasks.ipynb #fcf1e6403adb456b82aa5c2db19d98b4
+# %% ../../nbs/lib/data/78_build_tasks.ipynb #119a8526f89f49c285cad31b34e25e50
 def _parse(
     block, source: str, keys: dict, plan: BuildPlan, report: SpillReport
 ) -> tuple[np.ndarray, list[bytes]]:
     "Records and texts of one block; the report is brought up to date."
     code = [known["name"] for known in plan.sources].index(source)
-    reviews, bad = parse_block(block, source, keys)
+    reviews, bad = parse_columns(block, source, keys)
     _refuse_splits(reviews, source, plan.counts)
     report.add(reviews, bad)
-    records, texts = to_records(reviews, code, plan.preset["name"], plan.seed)
-    records, texts, empty = _set_empty_aside(reviews, records, texts)
+    how = (plan.preset["name"], plan.seed, plan.template, keys.get("scale", FIVE_STARS))
+    records, texts = to_records(reviews, code, *how)
+    records, texts, empty = _set_empty_aside(records, texts, plan.template)
     report.bad += sorted(bad + empty) if empty else bad
     return records, texts
 
@@ -104,7 +111,7 @@ def deal_blocks(
     write_sorted_parts(folder / "spill" / f"{n:06d}", plan.n_shards, part_N, records, texts)
     return report
 
-# %% ../../nbs/lib/data/78_build_tasks.ipynb #f19ffaa7
+# %% ../../nbs/lib/data/78_build_tasks.ipynb #24d5062b6cb9479eb919a8e248d73f7d
 def collect_part(
     folder: Path,
     plan: BuildPlan,
@@ -113,9 +120,10 @@ def collect_part(
     drop: Iterable[int] = (),  # near duplicates, among the survivors
 ) -> tuple[np.ndarray, list[bytes]]:
     "Records and texts of one part, sorted by key, without duplicates."
-    records, texts = read_parts(sorted((folder / stage).glob("??????")), part)
+    files = sorted((folder / stage).glob("??????"))
+    records, texts = read_parts(files, part, record_dtype(plan.template))
     kept = np.delete(survivors(records, texts, plan.dedup), drop)
-    return records[kept], [texts[i] for i in kept.tolist()]
+    return records[kept], texts.take(kept)
 
 # %% ../../nbs/lib/data/78_build_tasks.ipynb #eeed913ea95f4b68af5863af2d4fc503
 def _bytes_by_zone(records: np.ndarray, first_rows: list[int], n: int) -> np.ndarray:
@@ -124,7 +132,7 @@ def _bytes_by_zone(records: np.ndarray, first_rows: list[int], n: int) -> np.nda
     bytes_PZ = np.bincount(place_N, records["length"], len(SPLIT_POOLS) * n).astype(np.int64)
     return bytes_PZ.reshape(len(SPLIT_POOLS), n)
 
-# %% ../../nbs/lib/data/78_build_tasks.ipynb #b4e472ff397041cb8998d5c62f57f004
+# %% ../../nbs/lib/data/78_build_tasks.ipynb #c67ac79da14b45f796bcb137a1698c09
 def survey_part(
     folder: Path,
     plan: BuildPlan,
@@ -134,7 +142,8 @@ def survey_part(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     "Survivors: bytes by pool and zone [P, n], their pools [N], their signatures where needed."
     records, texts = collect_part(folder, plan, "spill", part)
-    signatures = minhashes(texts) if plan.dedup == "near" else None
+    near = plan.dedup == "near"
+    signatures = minhashes(bodies(records, texts, plan.template)) if near else None
     return _bytes_by_zone(records, first_rows, n), records["pool"], signatures
 
 # %% ../../nbs/lib/data/78_build_tasks.ipynb #87a2071c090f43438abf159aab892d13
@@ -180,7 +189,7 @@ def _sidecar(records: np.ndarray, categories: list[str], columns: list[str]) -> 
     meta["category"] = _category_codes(records, categories)
     return meta
 
-# %% ../../nbs/lib/data/78_build_tasks.ipynb #880a8419
+# %% ../../nbs/lib/data/78_build_tasks.ipynb #76d14a890c54475188c0b8e1b0dcfe13
 def finish_shard(
     folder: Path,
     plan: BuildPlan,
@@ -199,5 +208,7 @@ def finish_shard(
             "take fewer"
         )
     order = placed(texts, plan.seed)
-    meta = _sidecar(records[order], categories, columns)
-    return write_shard(folder, name, [texts[i] for i in order.tolist()], meta)
+    records = records[order]
+    meta = _sidecar(records, categories, columns)
+    offsets = None if plan.template.is_body else records["offset"]
+    return write_shard(folder, name, [texts[i] for i in order.tolist()], meta, offsets)

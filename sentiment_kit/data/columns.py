@@ -35,10 +35,11 @@ KEYS = dict(  # argument → its default
     time_key=AUTO,
 )
 
-# %% ../../nbs/lib/data/34_columns.ipynb #fef4fa97e75f4fc48bf179d2583bbad5
+# %% ../../nbs/lib/data/34_columns.ipynb #97dca0cd4edf4724bc4eae22de3c486c
 KNOWN_NAMES = dict(  # argument → all known names, the best first
     text_key=("reviewText", "text"),
     stars_key=("overall", "rating", "stars", "star_rating", "Score"),
+    summary_key=("summary", "title", "headline"),
     category_key=("category",),
     item_key=("parent_asin", "asin"),
     user_key=("reviewerID", "user_id"),
@@ -51,7 +52,7 @@ def is_asked_for(
     key: str | None,  # its value
 ) -> bool:
     "Was this column named by the user, so that it must be there?"
-    return key not in (None, AUTO, KEYS[argument])
+    return key not in (None, AUTO, KEYS.get(argument, AUTO))
 
 # %% ../../nbs/lib/data/34_columns.ipynb #c823e41fc76d4a0fa4ff4e23c72d263e
 def _first_rows(source: "Path | OpenFile", how: dict) -> tuple[list[Record], Dialect | None]:
@@ -132,7 +133,7 @@ def look_at(
             check_first_row(columns, records, place)
     return columns, records
 
-# %% ../../nbs/lib/data/34_columns.ipynb #0573104221114477bb8e65de16d042b9
+# %% ../../nbs/lib/data/34_columns.ipynb #2dbcc7470ff7463fb73829e88c16f3c5
 def _find_column(names: tuple[str, ...], columns: list[str], place: str) -> str | None:
     "The first of the names that is a column; blanks and case count only where they must."
     for name in names:
@@ -155,7 +156,7 @@ def match_keys(
     "The column of each argument or None; a needed one that is missing is a `KitError`."
     found = {}
     for argument, key in (KEYS | keys).items():
-        names = KNOWN_NAMES.get(argument, ()) if key in (AUTO, KEYS[argument]) else (key,)
+        names = KNOWN_NAMES.get(argument, ()) if key in (AUTO, KEYS.get(argument, AUTO)) else (key,)
         if not is_asked_for(argument, key) and argument not in ("text_key", "stars_key"):
             found[argument] = next((name for name in names if name in columns), None)
             continue

@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'MAGIC', 'VERSION', 'HEADER', 'META', 'OPTIONAL', 'keyed_hashes', 'keyed_hash', 'meta_dtype', 'name_hashes',
            'write_shard', 'Shard', 'Corpus', 'open_corpus']
 
-# %% ../../nbs/lib/data/60_corpus.ipynb #d940a003b4fd46509eed0a17bfe687ba
+# %% ../../nbs/lib/data/60_corpus.ipynb #a3403c762c3b467cbea29af05aaf0a20
 import hashlib
 import struct
 import zlib
@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from .files import KitError, digest, read_json, sha256_file
-from .manifest import FORMAT, check_manifest
+from .manifest import FORMAT, OFFSETS, check_manifest
+from .parts import PADDED_TEXT, Layout, save_offsets
 from sentiment_kit.data.shard_checks import (
     REMEDY,
     check_places,
@@ -28,8 +29,9 @@ from sentiment_kit.data.shard_checks import (
     map_array,
     verify_file,
 )
+from .template import BODY, Template
 
-# %% ../../nbs/lib/data/60_corpus.ipynb #835b66dcaf984626822eac2a90c48578
+# %% ../../nbs/lib/data/60_corpus.ipynb #df31abc3dc2b4ef0a9481c629b7b16cf
 def keyed_hashes(
     seed: int,  # key of the hash
     purpose: str,  # one use, one stream: up to 16 letters
@@ -38,9 +40,10 @@ def keyed_hashes(
     "A hash of each item that looks random and depends on seed, purpose and item alone (BLAKE2b)."
     key = str(seed).encode()
     keyed = hashlib.blake2b(digest_size=16, key=key, person=purpose.encode())
+    copy = keyed.copy
     hashes = []
     for item in items:
-        of_item = keyed.copy()
+        of_item = copy()
         of_item.update(item)
         hashes.append(of_item.digest())
     return hashes
@@ -79,7 +82,7 @@ def meta_dtype(
     kept = [name for name in META.names if name not in OPTIONAL or name in columns]
     return np.dtype([(name, META[name]) for name in kept])
 
-# %% ../../nbs/lib/data/60_corpus.ipynb #26deba4efa5b40c0b0e61981cb2bdb5d
+# %% ../../nbs/lib/data/60_corpus.ipynb #7a546925d9d245e6a5545caf7a0a124e
 def name_hashes(
     names: Iterable[str | None],  # of products or reviewers
 ) -> list[int]:
@@ -104,14 +107,15 @@ def _write_body(path: Path, texts: list[bytes], n_bytes: int) -> None:
         f.seek(0)
         f.write(HEADER.pack(MAGIC, VERSION, crc32, n_bytes, len(texts)))
 
-# %% ../../nbs/lib/data/60_corpus.ipynb #47ab8018da77413a80a283a95598593b
+# %% ../../nbs/lib/data/60_corpus.ipynb #689d4af4d8ba443084d1b0e328a64a96
 def write_shard(
     folder: Path,  # of the corpus
     name: str,  # split/number, for example train/00000
     texts: list[bytes],  # encoded reviews, in order
     meta: np.ndarray,  # [reviews] META, with or without its optional columns
+    offsets: np.ndarray | None = None,  # [reviews, 2k + 2] of the parts, where there is a template
 ) -> dict:
-    "Write the three files of a shard; returns its entry for the manifest."
+    "Write the files of a shard; returns its entry for the manifest."
     ends = np.cumsum([0] + [len(text) for text in texts], dtype=np.uint64)
     n_bytes = int(ends[-1])
     paths = {part: folder / f"{name}.{part}" for part in ("bin", "idx.npy", "meta.npy")}
@@ -119,6 +123,9 @@ def write_shard(
     _write_body(paths["bin"], texts, n_bytes)
     np.save(paths["idx.npy"], ends[:-1], allow_pickle=False)
     np.save(paths["meta.npy"], meta, allow_pickle=False)
+    if offsets is not None:
+        paths[OFFSETS] = folder / f"{name}.{OFFSETS}"
+        save_offsets(paths[OFFSETS], offsets)
     sha256 = {part: sha256_file(path) for part, path in paths.items()}
     return dict(name=name, bytes=n_bytes, reviews=len(texts), sha256=sha256)
 
@@ -153,7 +160,7 @@ def _is_offset(dtype: np.dtype) -> bool:
 def _is_meta(dtype: np.dtype) -> bool:
     return dtype == meta_dtype(dtype.names or ())
 
-# %% ../../nbs/lib/data/60_corpus.ipynb #3e6c0248c46e4cee842041dac86f826e
+# %% ../../nbs/lib/data/60_corpus.ipynb #5161d9912c1a4ab3909d5bfa7af36784
 class Shard:
     "One shard of a corpus: bytes, review starts and what is known about the reviews, all mapped."
 
@@ -162,7 +169,9 @@ class Shard:
         folder: Path,  # of the corpus
         entry: dict,  # from the manifest: name, bytes, reviews, sha256 of its files
         known: Mapping[str, int] | None = None,  # how many categories and sources there are
+        layout: Layout = PADDED_TEXT,  # template and preset
     ):
+        self.layout = layout
         self.folder = Path(folder)
         self.name = entry["name"]
         self.sha256 = entry["sha256"]
@@ -177,8 +186,7 @@ class Shard:
 
     @cached_property
     def data(self) -> np.ndarray:  # [n_bytes] uint8, without the header
-        sizes = (HEADER.size, self.n_bytes, self.crc32)
-        return compared_text(self.path("bin"), *sizes, self.compared)
+        return compared_text(self.path("bin"), HEADER.size, self.n_bytes, self.crc32, self.compared)
 
     @cached_property
     def starts(self) -> np.ndarray:  # [n_reviews] uint64, where each review starts in data
@@ -242,7 +250,7 @@ def _refuse_strangers(folder: Path, known: set[Path]) -> None:
                 f"{path} is not part of this corpus; delete it, or copy the corpus to a new folder"
             )
 
-# %% ../../nbs/lib/data/60_corpus.ipynb #7218fabf3a03424da678a3c629f98676
+# %% ../../nbs/lib/data/60_corpus.ipynb #e4ee889224b04d5c9bfc460f92b1316d
 class Corpus:
     "The shards of a folder, by split, and the manifest that lists them."
 
@@ -254,11 +262,14 @@ class Corpus:
         self.manifest = _read_manifest(folder)
         self.digest = self.manifest["digest"]
         self.preset = self.manifest["preset"]["name"]
+        self.template = Template(self.manifest.get("template", {}).get("text", BODY))
+        self.parts = self.template.parts  # names, by number
         listed = self.manifest["splits"]
         lists = dict(category="categories", source="sources")
         known = {name: len(self.manifest[key]) for name, key in lists.items()}
+        how = (known, Layout(self.template, self.preset))
         self.shards = {
-            split: [Shard(self.folder, entry, known) for entry in listed[split]] for split in SPLITS
+            split: [Shard(self.folder, entry, *how) for entry in listed[split]] for split in SPLITS
         }
 
     def split(self, name: str) -> list[Shard]:

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['RESETS', 'cut_lanes', 'lane_length', 'count_windows', 'check_reset', 'review_resets', 'check_lanes', 'Batch',
-           'shard_batches', 'copy_to', 'prefetch', 'epoch_order', 'rank_lanes', 'epoch_batches', 'ShardLoader']
+           'PartBatch', 'shard_batches', 'copy_to', 'prefetch', 'epoch_order', 'rank_lanes', 'epoch_batches',
+           'ShardLoader']
 
-# %% ../../nbs/lib/data/90_loader.ipynb #b514942f0c714d7ab70a793287f41e28
+# %% ../../nbs/lib/data/90_loader.ipynb #f18acb69a63746f2a3eaa7e5f22988c6
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ import torch
 from .checked_json import check_setting
 from .corpus import Corpus, Shard, keyed_hash
 from .files import KitError
+from .shard_parts import part_ids
 
 # %% ../../nbs/lib/data/90_loader.ipynb #683a1322b1f84dd9bddabb60758f772b
 def cut_lanes(
@@ -106,7 +108,7 @@ def check_lanes(
             f"but a window takes {seq_len}; take {take}"
         )
 
-# %% ../../nbs/lib/data/90_loader.ipynb #6590b17ac59c4fc892b1e81327d73e41
+# %% ../../nbs/lib/data/90_loader.ipynb #72799ce48c5e4de18929f35e441fd130
 class Batch(NamedTuple):
     "B lanes (of this rank), T bytes; T is shorter than seq_len at the end of a shard."
 
@@ -114,7 +116,16 @@ class Batch(NamedTuple):
     target_BT: torch.Tensor  # int64, the byte after each input
     reset_BT: torch.Tensor  # bool, zero the lane's state before this byte is read
 
-# %% ../../nbs/lib/data/90_loader.ipynb #bfd15306b1f1432ebba00c858cad49bd
+
+class PartBatch(NamedTuple):
+    "A `Batch` that also says which part each target is of."
+
+    input_BT: torch.Tensor
+    target_BT: torch.Tensor
+    reset_BT: torch.Tensor
+    part_BT: torch.Tensor  # uint8, the place of the target's part in `Corpus.parts`
+
+# %% ../../nbs/lib/data/90_loader.ipynb #7912eafa92da435d9cbd124a883155c8
 def shard_batches(
     shard: Shard,
     global_batch: int,  # B, lanes of all ranks
@@ -122,11 +133,14 @@ def shard_batches(
     seq_len: int,  # T
     reset: str = "shard",  # one of RESETS
     first: int = 0,  # batches to leave out
-) -> Iterator[Batch]:
+    parts: bool = False,  # give a `PartBatch`
+) -> "Iterator[Batch | PartBatch]":
     "The batches of one shard, ceil(n / T) of them."
     mine = slice(lanes.start, lanes.stop)
     inputs_Bn, targets_Bn = (x[mine] for x in cut_lanes(shard.data, global_batch))
     n = inputs_Bn.shape[1]
+    if parts:  # the target of byte t is byte t + 1
+        part_Bn = part_ids(shard, lanes.start * n + 1, lanes.stop * n + 1).reshape(-1, n)
     t_R, lane_R = review_resets(shard.starts if reset == "review" else [], lanes, n)
     for t in range(first * seq_len, n, seq_len):
         window = slice(t, min(t + seq_len, n))
@@ -135,26 +149,30 @@ def shard_batches(
         here = slice(*np.searchsorted(t_R, (t, window.stop)))
         reset_BT[lane_R[here], t_R[here] - t] = True
         input_BT, target_BT = (x[:, window].astype(np.int64) for x in (inputs_Bn, targets_Bn))
-        yield Batch(*map(torch.from_numpy, (input_BT, target_BT, reset_BT)))
+        batch = Batch(*map(torch.from_numpy, (input_BT, target_BT, reset_BT)))
+        if parts:
+            yield PartBatch(*batch, torch.from_numpy(part_Bn[:, window].copy()))
+        else:
+            yield batch
 
-# %% ../../nbs/lib/data/90_loader.ipynb #cb1e1581032b452c9409d6c6813c49d1
+# %% ../../nbs/lib/data/90_loader.ipynb #476a099324ad4ee6acd95c94600b3ab9
 def copy_to(
     batch: Batch,
     device: torch.device,  # a CUDA device
 ) -> Batch:
     "The batch on a GPU, through pinned memory; the copy may still be under way."
     with torch.cuda.device(device):
-        return Batch(*(x.pin_memory().to(device, non_blocking=True) for x in batch))
+        return type(batch)(*(x.pin_memory().to(device, non_blocking=True) for x in batch))
 
-# %% ../../nbs/lib/data/90_loader.ipynb #73dd36b2ad3543b79b66f5d3ce9e8f4c
+# %% ../../nbs/lib/data/90_loader.ipynb #559dee7498144910a90631b7b611fd15
 def prefetch(
-    batches: Iterator[Batch],
-    transfer: Callable[[Batch], Batch],  # done to each, such as `copy_to` with its device
+    batches: Iterator,
+    transfer: Callable[[Any], Any],  # done to each, such as `copy_to` with its device
     depth: int = 2,  # batches made ahead
-) -> Iterator[Batch]:
+) -> Iterator:
     "`transfer(batch)` of each batch in order, made ahead by a thread; its errors are raised here."
 
-    def following() -> Batch | None:
+    def following() -> Any:
         batch = next(batches, None)
         return None if batch is None else transfer(batch)
 
@@ -207,7 +225,7 @@ def _check_same(
             "use the same settings to resume"
         )
 
-# %% ../../nbs/lib/data/90_loader.ipynb #69e95aaff9a444eb965c2fa8b46786e2
+# %% ../../nbs/lib/data/90_loader.ipynb #f82cf85873de4b6ab328a5f589a86b3a
 def epoch_batches(
     shards: list[Shard],  # in the order of the epoch
     step: int,  # batches to leave out
@@ -215,15 +233,18 @@ def epoch_batches(
     lanes: range,  # the lanes of this rank
     seq_len: int,  # T
     reset: str,  # one of RESETS
-) -> Iterator[Batch]:
+    parts: bool = False,  # give each a `PartBatch`
+) -> "Iterator[Batch | PartBatch]":
     "The batches of some shards, one shard after another, after the first `step` of them."
     for shard in map(copy, shards):
         steps = count_windows(lane_length(shard, global_batch), seq_len)
         if step < steps:
-            yield from shard_batches(shard, global_batch, lanes, seq_len, reset, max(step, 0))
+            yield from shard_batches(
+                shard, global_batch, lanes, seq_len, reset, max(step, 0), parts
+            )
         step -= steps
 
-# %% ../../nbs/lib/data/90_loader.ipynb #b882bfc461c148b59e3841b464342085
+# %% ../../nbs/lib/data/90_loader.ipynb #676d4b3402524a3a88b18bf8db3bc640
 class ShardLoader:
     "Iterates from the current position to the end of the epoch; then `epoch` has grown by one."
 
@@ -238,6 +259,7 @@ class ShardLoader:
         world_size: int = 1,
         seed: int = 0,  # of the order of shards
         device: torch.device | str = "cpu",  # where batches arrive; on a GPU they are made ahead
+        parts: bool = False,  # batches say which part each target is of, see `PartBatch`
     ):
         check_reset(reset)
         self.lanes = rank_lanes(global_batch, rank, world_size)
@@ -245,12 +267,12 @@ class ShardLoader:
         self.shards = corpus.split(split)
         self.global_batch = global_batch
         self.seq_len = seq_len
-        self.reset = reset
+        self.how = (global_batch, self.lanes, seq_len, reset, parts)
         self.device = torch.device(device)
         self.epoch = 0
         self.step = 0  # batches of the epoch that were handed out
-        self.same = dict(corpus=corpus.digest, split=split, global_batch=global_batch)
-        self.same |= dict(seq_len=seq_len, reset=reset, seed=seed)
+        about = dict(seq_len=seq_len, reset=reset, seed=seed)
+        self.same = dict(corpus=corpus.digest, split=split, global_batch=global_batch) | about
         lengths = [lane_length(shard, global_batch) for shard in self.shards]
         self.bytes_per_epoch = sum(lengths) * global_batch  # targets, all ranks
         self.steps_per_epoch = sum(count_windows(n, seq_len) for n in lengths)
@@ -259,9 +281,8 @@ class ShardLoader:
         "The shards in the order of an epoch."
         return [self.shards[i] for i in epoch_order(len(self.shards), self.same["seed"], epoch)]
 
-    def __iter__(self) -> Iterator[Batch]:
-        how = (self.global_batch, self.lanes, self.seq_len, self.reset)
-        batches = epoch_batches(self.order(self.epoch), self.step, *how)
+    def __iter__(self) -> Iterator:
+        batches = epoch_batches(self.order(self.epoch), self.step, *self.how)
         if self.device.type == "cuda":
             batches = prefetch(batches, partial(copy_to, device=self.device))
         for step, batch in enumerate(batches, self.step + 1):

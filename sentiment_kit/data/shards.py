@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FULL', 'InputSummary', 'make_shards']
 
-# %% ../../nbs/lib/data/80_shards.ipynb #2ed224aa0d0147fcb90aacf73953a652
+# %% ../../nbs/lib/data/80_shards.ipynb #56acdf8132ca479199a2e18f906b2703
 import errno
 import os
 import shutil
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .build_plan import BuildPlan, plan_build
 from .build_tasks import deal_blocks, deal_to_slices, finish_shard, survey_part
-from .columns import KEYS, find_keys
+from .columns import KEYS, KNOWN_NAMES, find_keys
 from .corpus import META, SPLITS, Corpus, open_corpus
 from .files import KitError, digest, publish_folder, sha256_file, write_json
 from .formats import READING, Block, read_blocks
@@ -52,16 +52,30 @@ def _gathered(blocks: Iterable[Block], size: int) -> Iterator[list[Block]]:
     if gathered:
         yield gathered
 
-# %% ../../nbs/lib/data/80_shards.ipynb #a845049cea72497e963d8f5a06f82496
+# %% ../../nbs/lib/data/80_shards.ipynb #51bb5c470bb24d118321df752d193c55
+def _refuse_unknown_fields(plan: BuildPlan, keys: dict[str, dict]) -> None:
+    "`KitError` for a field of the template that no input has a column for."
+    for field in plan.template.fields:
+        if not any(of_source[f"{field}_key"] for of_source in keys.values()):
+            names = ", ".join(KNOWN_NAMES[f"{field}_key"])
+            raise KitError(
+                f"no input has a column for {{{field}}} ({names}); name it with {field}_key, or "
+                "leave the field out of the template"
+            )
+
+
 def _deal_tasks(inputs: dict, plan: BuildPlan, folder: Path) -> Iterator[tuple]:
     "Arguments of `deal_blocks`, one call after another."
     size = max(8 << 20, plan.n_bytes >> 10)
     how = {option: plan.reader[option] for option in READING}
     wanted = {argument: key for argument, key in plan.reader.items() if argument in KEYS}
     scale = plan.reader["stars_scale"]
+    if "summary" in plan.template.fields:
+        wanted["summary_key"] = plan.summary_key
     keys = {
         name: find_keys(source, wanted, stars_scale=scale, **how) for name, source in inputs.items()
     }
+    _refuse_unknown_fields(plan, keys)
     number = count()
     for name, source in inputs.items():
         for blocks in _gathered(read_blocks(source, **how), size):
@@ -232,13 +246,13 @@ def _holds_corpus(out: Path) -> bool:
         raise KitError(f"{out} exists and is not a corpus; choose another folder")
     return True
 
-# %% ../../nbs/lib/data/80_shards.ipynb #6479960256c040e7bc03c1801e2b8387
+# %% ../../nbs/lib/data/80_shards.ipynb #500a364baaaf4e3aa98a5a42f721858a
 def _find_finished(out: Path, plan: BuildPlan, overwrite: bool) -> Corpus | None:
     "The corpus in `out` if it was made from the same plan; `KitError` if something else is there."
     if not _holds_corpus(out) or overwrite:
         return None
     corpus = open_corpus(out)
-    stated = plan.manifest()
+    stated = dict(template=None) | plan.manifest()
     if differ := [part for part in stated if corpus.manifest.get(part) != stated[part]]:
         raise KitError(
             f"{out} holds a corpus with other {', '.join(differ)}; "
@@ -269,7 +283,7 @@ def _build_beside(inputs: dict, plan: BuildPlan, out: Path, context, ahead: int)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
-# %% ../../nbs/lib/data/80_shards.ipynb #883964713dfc4494b804c64fa783efa3
+# %% ../../nbs/lib/data/80_shards.ipynb #b270b2a5a9a04187915a330977e1114a
 def make_shards(
     paths: str | Path | Iterable[str | Path],  # files, patterns or URLs, as for read_reviews
     out: str | Path,  # folder of the corpus
@@ -281,6 +295,8 @@ def make_shards(
     workers: int | None = None,  # processes; None: all cores where the input is large
     executor: Executor | None = None,  # runs the tasks elsewhere; its workers see `out`'s folder
     overwrite: bool = False,  # replace another corpus in `out`
+    template: str = "{text}",  # what becomes bytes, such as {text}\n{stars} {summary}
+    summary_key: str = "auto",  # column of the headline; auto: summary, title or headline
     **reader,  # of read_reviews: the names of columns, max_bad, max_line
 ) -> Corpus:
     "Build a corpus, or return the one in `out` if it was made from the same files and options."
@@ -292,7 +308,8 @@ def make_shards(
     if is_made and overwrite:
         check_replaced(out, (*SPLITS, "manifest.json", "quarantine.jsonl"))
     with nullcontext() if is_made and not overwrite else hold_output(out):
-        plan = plan_build(inputs, preset, reader, counts, order, dedup, seed)
+        how = (preset, reader, counts, order, dedup, seed, template, summary_key)
+        plan = plan_build(inputs, *how)
         if corpus := _find_finished(out, plan, overwrite):
             return corpus
         context, ahead = choose_executor(executor, workers, plan.n_bytes)

@@ -19,6 +19,7 @@ from ..data.corpus import Corpus, Shard, open_corpus, write_shard
 from ..data.files import KitError, digest, publish_folder, write_json
 from ..data.loader import ShardLoader
 from ..data.near_duplicates import near_duplicates
+from ..data.shard_parts import part_offsets
 
 # %% ../../nbs/lib/evidence/60_held_out.ipynb #a0ec578d821b46b18a8a8d39fafa43c5
 class Arm(str, Enum):  # noqa: UP042 (StrEnum needs Python 3.11)
@@ -123,6 +124,7 @@ def write_arms(
     slices = corpus.split("train")
     texts = [text for shard in slices for text in shard.encoded_reviews()]
     meta = np.concatenate([shard.meta for shard in slices])
+    offsets = np.concatenate([part_offsets(shard) for shard in slices])
     building = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}")
     splits = {split: [] for split in parts}
     try:
@@ -131,9 +133,19 @@ def write_arms(
             for i, part in enumerate(shards):
                 name = f"{split}/{i:05d}"
                 some = [texts[n] for n in part]
-                splits[split].append(write_shard(building, name, some, meta[part]))
-        kept = ("format", "version", "preset", "options", "reader", "sources", "categories")
-        manifest = {key: corpus.manifest[key] for key in kept}
+                more = [] if corpus.template.is_body else [offsets[part]]
+                splits[split].append(write_shard(building, name, some, meta[part], *more))
+        kept = (
+            "format",
+            "version",
+            "preset",
+            "options",
+            "reader",
+            "sources",
+            "categories",
+            "template",
+        )
+        manifest = {key: corpus.manifest[key] for key in kept if key in corpus.manifest}
         manifest |= dict(held_out=plan, splits=splits)
         write_json(building / "manifest.json", manifest | dict(digest=digest(manifest)))
         return open_corpus(publish_folder(building, out))

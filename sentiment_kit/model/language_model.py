@@ -19,6 +19,7 @@ from torch import nn
 from ..data.checked_json import check_fields, config_from_json, setting
 from ..data.checksums import check_table, read_manifest, verify_table
 from ..data.files import KitError, read_json, sha256_file, write_atomic, write_json
+from ..data.template import BODY, Template
 from ..data.text import PRESETS
 from .cpu_kernels import storage_dtype
 from .gpu_products import fp32_product
@@ -38,9 +39,11 @@ class LanguageModelConfig:
     weight_norm: bool = True  # weight norm on the recurrence matrices (never on embedding or head)
     forget_bias: float = setting(1.0, at_least=-1e6, at_most=1e6)  # start of the forget gates' bias
     preset: str = setting("openai", choices=tuple(PRESETS))  # how text becomes bytes, see `text`
+    template: str = BODY  # which fields of a review become bytes, see `data.template`
 
     def __post_init__(self):
         check_fields(self)
+        Template(self.template)
 
 # %% ../../nbs/lib/model/70_language_model.ipynb #8f1bd7c4f08448b1bc60dad04830df1d
 class _RoundedLinear(torch.autograd.Function):

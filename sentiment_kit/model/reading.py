@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..data.containers import as_list, list_texts, named_kind
 from ..data.files import KitError, digest
+from ..data.template import BODY
 from ..data.text import encode
 from .language_model import LanguageModel, ModelReader
 from .loss import cross_entropy
@@ -139,7 +140,10 @@ class ModelStates:
         "Of weights, configuration and options."
         sha = hashlib.sha256()
         hash_weights(sha, self.model)
-        model = [asdict(self.model.config), self.model.rnn.precision]
+        config = asdict(self.model.config)
+        if config["template"] == BODY:  # as before there were templates
+            del config["template"]
+        model = [config, self.model.rnn.precision]
         return digest([*model, self.state, self.layer, sha.hexdigest()])
 
 # %% ../../nbs/lib/model/75_reading.ipynb #896498101e2b48ceacec5c390f315f47
