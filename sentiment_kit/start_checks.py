@@ -141,7 +141,7 @@ def find_models(values: dict[str, dict[str, Any]]) -> None:
     "A `KitError` for a model that a notebook is told to read and that is not there."
     from sentiment_kit.training.checkpoint import find_model
 
-    keys = ("model", "judge_model", "start_from")
+    keys = ("model", "judge_model", "start_from", "branch_from")
     for where in {given[key] for given in values.values() for key in keys if given.get(key)}:
         find_model(where)
 
@@ -154,7 +154,8 @@ def check_training(
     from sentiment_kit.model.language_model import LanguageModelConfig
     from sentiment_kit.training.config import TrainConfig
     from sentiment_kit.training.counts import count_parameters
-    from sentiment_kit.training.preflight import check_room, checkpoint_bytes, start_config
+    from sentiment_kit.training.preflight import check_room, checkpoint_bytes
+    from sentiment_kit.training.start import start_config
 
     known = {f.name for f in fields(TrainConfig)} & set(given)
     settings = {name: given[name] for name in known}

@@ -8,7 +8,7 @@ __all__ = ['ORDER', 'Classes', 'VOTES', 'LABEL_COLUMNS', 'LabelKeys', 'transfer_
            'FinetuneOptions', 'fit_and_save', 'finetune', 'is_watched', 'ClassifyOptions', 'classify',
            'FeaturesOptions', 'features']
 
-# %% ../nbs/lib/87_text_commands.ipynb #cc7e4e8182344f7e94485b97716ccbbc
+# %% ../nbs/lib/87_text_commands.ipynb #f48734101e0847f383275771b77e748d
 import sys
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -21,7 +21,7 @@ from tyro.conf import Positional
 from .data.files import KitError
 from .data.locks import hold_output
 from .data.outputs import check_outputs, check_utf8, local_inputs
-from .model_commands import Files, Labels, ModelName, open_model
+from .model_commands import Device, Files, Labels, ModelName, open_model, place_of
 from .options import options_of, parse
 from .standard_input import readable, texts_of
 from .terminal import say
@@ -46,19 +46,20 @@ def transfer_rows(
     rows["n-grams, no model"] = [words.valid, words.test]
     return [{"features": name, "valid": v, "test": t} for name, (v, t) in rows.items()]
 
-# %% ../nbs/lib/87_text_commands.ipynb #caaaf1f3717746cb8251a51b342b159b
+# %% ../nbs/lib/87_text_commands.ipynb #5ae7ff62bf7d40629a909db1d37dad85
 ORDER = "classes in order, the positive one last; by default numbers go up, words by the alphabet"
 Classes = Annotated[tuple[str, ...], tyro.conf.arg(help=ORDER)]
 
 
-@options_of("data.datasets.load_splits", "text_key label_key max_bad")
+@options_of("data.datasets.load_splits", "text_key label_key max_bad header quoting")
 @dataclass
 class TransferOptions:
     model: ModelName
     labels: Labels = ("samples",)
     classes: Classes = ()
+    device: Device = "auto"
 
-# %% ../nbs/lib/87_text_commands.ipynb #f7958d577dc248399d232b75bf4770a7
+# %% ../nbs/lib/87_text_commands.ipynb #a28856f2185f4edcae42c8c3b6f16fcc
 def shown_words(words: dict) -> str:
     "Labels in order, each with the number that stands for it."
     return ", ".join(f"{word} ({label})" for label, word in words.items())
@@ -71,10 +72,11 @@ def transfer(args: list[str]) -> None:
     from sentiment_kit.transfer.baselines import ngram_baseline, results_table
     from sentiment_kit.transfer.features import ByteFeaturizer
 
-    keys = options.text_key, options.label_key, options.max_bad, options.classes or None
+    keys = {key: getattr(options, key) for key in ("text_key", "label_key", "max_bad", "header")}
+    keys |= dict(quoting=options.quoting, classes=options.classes or None)
     with readable(options.labels) as labels:
-        data = load_splits(labels, *keys)
-    featurizer = ByteFeaturizer(open_model(options.model))
+        data = load_splits(labels, **keys)
+    featurizer = ByteFeaturizer(open_model(options.model, device=options.device))
     X = {split: featurizer.transform(part.texts) for split, part in data.items()}
     y = {split: part.labels for split, part in data.items()}
     say(f"labels: {shown_words(data['train'].words())}\n")
@@ -115,20 +117,20 @@ def drawn_values(
     states = [record_states(source, piece, [neuron["unit"]]) for piece in pieces]
     return [sign * (c_TU[:, 0] - threshold) for c_TU in states]
 
-# %% ../nbs/lib/87_text_commands.ipynb #cd7ebe86c9b6456aaf3bc9be1745c2eb
+# %% ../nbs/lib/87_text_commands.ipynb #ef44cde33d404f2a8a58f7823ffa2199
 def is_classifier(model: str) -> bool:
     "Is this the folder of a classifier without a unit that was found?"
     folder = Path(model)
     return (folder / "classifier.json").is_file() and not (folder / "neuron.json").exists()
 
 
-def opinion_page(model: str, texts: tuple[str, ...]) -> str:
+def opinion_page(model: str, texts: tuple[str, ...], device: str = "auto") -> str:
     "What a classifier thinks after every byte of some texts, as an HTML page."
     from sentiment_kit.data.text import encode
     from sentiment_kit.looking.heatmap import heatmap_page
     from sentiment_kit.transfer.classifier import LabelLogits, TextClassifier
 
-    source = LabelLogits(TextClassifier.from_pretrained(model))
+    source = LabelLogits(TextClassifier.from_pretrained(model, place_of(device)))
     encoded = [encode(text, source.preset) for text in texts]
     items = [
         (piece, z_T, name)
@@ -139,15 +141,16 @@ def opinion_page(model: str, texts: tuple[str, ...]) -> str:
     title = f"{Path(model).name}: what it thinks after every byte"
     return heatmap_page(items, title=title, ends=ends)
 
-# %% ../nbs/lib/87_text_commands.ipynb #942b391a025e42a794c59b45345994cd
+# %% ../nbs/lib/87_text_commands.ipynb #4def722f8d8c4186ba2bf13f6e8a968a
 @dataclass
 class HeatmapOptions:
     model: ModelName
     texts: Positional[tuple[str, ...]]  # what to colour, each in quotes; -: lines of standard input
     unit: int | None = None  # whose cell; by default the votes of the unit in neuron.json
     out: str = "heatmap.html"  # the page to write
+    device: Device = "auto"
 
-# %% ../nbs/lib/87_text_commands.ipynb #cb6e516bc02646c9a7fba4beaf42c921
+# %% ../nbs/lib/87_text_commands.ipynb #f8a1b393360449bf9e622202e639fb3b
 def heatmap(args: list[str]) -> None:
     "Colour texts by the votes of the unit that was found, or by the cell of any: an HTML page."
     options = parse(HeatmapOptions, args, heatmap)
@@ -155,13 +158,14 @@ def heatmap(args: list[str]) -> None:
     from sentiment_kit.data.files import write_atomic
 
     if options.unit is None and is_classifier(options.model):
-        say(write_atomic(options.out, opinion_page(options.model, texts_of(options.texts))))
+        page = opinion_page(options.model, texts_of(options.texts), options.device)
+        say(write_atomic(options.out, page))
         return
     neuron = unit_to_draw(options.model, options.unit)
     from sentiment_kit.data.text import encode
     from sentiment_kit.looking.heatmap import heatmap_page
 
-    model = open_model(options.model)
+    model = open_model(options.model, device=options.device)
     encoded = [encode(text, model.config.preset) for text in texts_of(options.texts)]
     what = f"{'votes of unit' if options.unit is None else 'cell'} {neuron['unit']}"
     values = drawn_values(model, neuron, encoded)
@@ -171,11 +175,12 @@ def heatmap(args: list[str]) -> None:
     page = heatmap_page(items, title=title, **votes)
     say(write_atomic(options.out, page))
 
-# %% ../nbs/lib/87_text_commands.ipynb #1d1cb115ecc74ad791a693b7454eaad9
+# %% ../nbs/lib/87_text_commands.ipynb #4a627e38c39947b78f732689016b40a6
 LABEL_COLUMNS = "the column with the class; or several, each 0 or 1"
 LabelKeys = Annotated[tuple[str, ...], tyro.conf.arg(help=LABEL_COLUMNS, aliases=["--label-key"])]
 
 
+@options_of("data.labelled.read_labelled", "header quoting")
 @options_of("transfer.labels.load_texts", "text_key max_bad")
 @dataclass
 class FinetuneOptions:
@@ -187,6 +192,7 @@ class FinetuneOptions:
     label_keys: LabelKeys = ("label",)
     classes: Classes = ()
     precision: str = "fp32"  # of the products: fp32, bf16 or fp16
+    device: Device = "auto"
 
 # %% ../nbs/lib/87_text_commands.ipynb #5795e03298664e2a80a4845608943988
 def fit_and_save(classifier, data: dict[str, tuple], out: str) -> None:
@@ -200,7 +206,7 @@ def fit_and_save(classifier, data: dict[str, tuple], out: str) -> None:
     classifier.fit(*data["train"], *data.get("valid", ()))
     say(classifier.save_pretrained(out))
 
-# %% ../nbs/lib/87_text_commands.ipynb #3e1ff79b62324dd2af9b89e0c1eca77b
+# %% ../nbs/lib/87_text_commands.ipynb #633c22bafe5d4c5bb703890094a885af
 def finetune(args: list[str]) -> None:
     "Train a classifier of texts on a language model: a head alone, or all of it."
     from sentiment_kit.transfer.classifier import TextClassifier, refuse_other_folder, show_labels
@@ -215,7 +221,7 @@ def finetune(args: list[str]) -> None:
     own: Any = {each.name: options.pop(each.name) for each in fields(FinetuneOptions)}
     several = len(own["label_keys"]) > 1
     names = own["label_keys"] if several else own["label_keys"][0]
-    keys = dict(text_key=own["text_key"], max_bad=own["max_bad"])
+    keys = {key: own[key] for key in ("text_key", "max_bad", "header", "quoting")}
     read: Any = partial(load_texts, label_keys=names, **keys)
     config = FinetuneConfig(**options)  # refused before anything is read
     given = {part: own[part] for part in ("train", "valid", "test") if own[part]}
@@ -226,7 +232,7 @@ def finetune(args: list[str]) -> None:
         check_utf8(own["out"], "models")
         refuse_other_folder(Path(own["out"]))
         data = {part: read(file) for part, file in files.items()}
-        model = open_model(own["model"], own["precision"])
+        model = open_model(own["model"], own["precision"], own["device"])
         how: Any = dict(progress=True, classes=own["classes"] or None)
         classifier = TextClassifier(model, config, names if several else None, **how)
         fit_and_save(classifier, data, own["out"])
@@ -237,7 +243,7 @@ def finetune(args: list[str]) -> None:
     if "test" in data:
         say(f"test {kind} {classifier.score(*data['test']):.4f}")
 
-# %% ../nbs/lib/87_text_commands.ipynb #beaaa04aa5fc461b930c908a875d4e5d
+# %% ../nbs/lib/87_text_commands.ipynb #04528c83d976493fa7ecff9d8bc80eec
 def is_watched() -> bool:
     "Does standard error go to a terminal?"
     return sys.stderr is not None and sys.stderr.isatty()
@@ -249,22 +255,22 @@ class ClassifyOptions:
     classifier: Positional[str]  # a bundled model's name, or a folder that `finetune` wrote
     files: Files
     precision: str = "fp32"  # of the products: fp32, bf16 or fp16
+    device: Device = "auto"
 
-# %% ../nbs/lib/87_text_commands.ipynb #5029d98f20514b9fad1abaaae38fa150
+# %% ../nbs/lib/87_text_commands.ipynb #90afd7142e874a89a4c3f40750c3e973
 def classify(args: list[str]) -> None:
     "Label every text of some files; the same command again continues where it stopped."
     options = vars(parse(ClassifyOptions, args, classify))
     from sentiment_kit.transfer.bulk import classify_file
     from sentiment_kit.transfer.classifier import TextClassifier
 
-    folder = options.pop("classifier")
+    folder, precision = options.pop("classifier"), options.pop("precision")
+    place = place_of(options.pop("device"), precision)
     with readable(options.pop("files")) as files:
-        outputs = dict(output=options["out"], quarantine=options["quarantine"])
-        check_outputs([folder, *local_inputs(files)], outputs)
-        classifier = TextClassifier.from_pretrained(folder, precision=options.pop("precision"))
-        say(classify_file(classifier, files, **options, progress=is_watched()))
+        classifier = TextClassifier.from_pretrained(folder, place, precision)
+        say(classify_file(classifier, files, **options, model=folder, progress=is_watched()))
 
-# %% ../nbs/lib/87_text_commands.ipynb #aeb4f19a6769490fbf0446e04e72a732
+# %% ../nbs/lib/87_text_commands.ipynb #466fa3a4a5df41899cd7c97afa4bbf07
 @options_of("transfer.features.ByteFeaturizer", "state pool layer")
 @options_of(
     "transfer.bulk_features.write_features", "out text_key max_bad quarantine header quoting"
@@ -273,15 +279,15 @@ def classify(args: list[str]) -> None:
 class FeaturesOptions:
     model: ModelName
     files: Files
+    device: Device = "auto"
 
-# %% ../nbs/lib/87_text_commands.ipynb #3afecd159c804303a6d675b604ca0f22
+# %% ../nbs/lib/87_text_commands.ipynb #1e0df5e97f3041dd87dfe22ad3fc6e6d
 def features(args: list[str]) -> None:
     "Write the state that every text of some files leaves in a model."
     options = vars(parse(FeaturesOptions, args, features))
     from sentiment_kit.transfer.bulk_features import write_features
 
     folder = options.pop("model")
+    model = open_model(folder, device=options.pop("device"))
     with readable(options.pop("files")) as files:
-        outputs = dict(output=options["out"], quarantine=options["quarantine"])
-        check_outputs([folder, *local_inputs(files)], outputs)
-        say(write_features(open_model(folder), files, **options, progress=is_watched()))
+        say(write_features(model, files, **options, folder=folder, progress=is_watched()))

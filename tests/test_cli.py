@@ -11,10 +11,11 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
 from shadows import shadow_folder
 from sync import ROOT, SCRIPTS
 
-from sentiment_kit.cli import COMMANDS, main
+from sentiment_kit.cli import COMMANDS, known_options, main
 from sentiment_kit.data.datasets import SAMPLES
 from sentiment_kit.data.files import KitError
 from sentiment_kit.options import arguments
@@ -84,6 +85,40 @@ def test_an_option_read_from_the_source_is_the_one_that_python_knows():
             default = signature.parameters[wanted].default
             absent = default is inspect.Parameter.empty
             assert argument.default is MISSING if absent else argument.default == default
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("evaluate", ["run", "corpus"]),
+        ("transfer", ["run"]),
+        ("generate", ["run"]),
+        ("heatmap", ["run", "Fine.", "--unit", "1"]),
+        ("finetune", ["run", SAMPLES, "--text-key", "text", "--out", "head"]),
+        ("classify", ["reviews-small", SAMPLES, "--text-key", "text", "--out", "out.csv"]),
+        ("features", ["run", SAMPLES, "--text-key", "text", "--out", "out.npz"]),
+    ],
+)
+def test_every_command_that_reads_with_a_model_takes_a_device(
+    here, monkeypatch, capsys, command, words
+):
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    error = refused(capsys, command, *words, "--device", "cuda")
+    assert "device is 'cuda', but torch finds no GPU of that kind here" in error
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    if command in ("finetune", "classify"):
+        assert "Tesla T4" in refused(capsys, command, *words, "--precision", "bf16")
+    assert not {"head", "out.csv", "out.npz"} & {path.name for path in here.iterdir()}
+
+
+def test_tables_are_declared_in_every_command_that_reads_them():
+    wanted = {"--header", "--quoting"}
+    for command in ("shards", "transfer", "finetune", "classify", "features"):
+        assert wanted <= known_options(command), command
+    assert "--max-ratio" in known_options("shards")
 
 
 def test_console_script():
@@ -317,6 +352,7 @@ def test_recipes_and_their_parameters(tmp_path, capsys):
 
 
 SIZES = {"smoke": 256, "small_cpu": 512, "gpu_1x": 2048, "paper_8gpu": 4096, "large_8k_8gpu": 8192}
+SIZES |= {"h100_1x": 4096, "h100_8x": 4096}
 
 
 @pytest.mark.parametrize("name", SIZES)

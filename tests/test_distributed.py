@@ -19,12 +19,12 @@ from forks import run_ranks
 
 from sentiment_kit.data.files import KitError, write_json
 from sentiment_kit.model.mlstm import MLSTMState
+from sentiment_kit.training import agreement, distributed
+from sentiment_kit.training.agreement import check_same, fingerprint, others_wait
 from sentiment_kit.training.distributed import (
     Extras,
     GradientReducer,
     World,
-    check_same,
-    fingerprint,
     gather_lanes,
     join_world,
     total,
@@ -486,6 +486,78 @@ def test_a_launcher_that_fails_shows_its_own_log_of_this_launch(tmp_path):
         said == "torchrun ended with status 1; its last lines:\n  many lines\n"
         "  RendezvousTimeoutError: nobody came"
     )
+
+
+def test_a_rank_that_waited_in_vain_is_not_to_blame(tmp_path):
+    "NCCL's watchdog kills whoever waits; the rank that hangs is ended by torchrun, without a word."
+    for rank in (0, 1):
+        write_json(tmp_path / f"rank-{rank}.json", {"pid": 1})
+    codes = ((0, -signal.SIGABRT, 600.0), (1, -signal.SIGTERM, 600.5))
+    exits = [{"rank": rank, "code": code, "noticed": noticed} for rank, code, noticed in codes]
+    write_json(tmp_path / "exits.json", exits)
+    old = "an older launch: Watchdog caught collective operation timeout\n"
+    (tmp_path / "rank-0.log").write_text(old + "what(): [PG ID 0] Watchdog caught collective ope")
+    before = {"rank-0.log": len(old)}
+    assert "rank 0 of 2 was killed by SIGABRT" in str(failure(tmp_path, tmp_path, before, 1, 2, []))
+    with open(tmp_path / "rank-0.log", "a") as log:
+        log.write("ration timeout: WorkNCCL(SeqNum=41, OpType=ALLREDUCE) ran for 600012 ms\n")
+    said = str(failure(tmp_path, tmp_path, before, 1, 2, []))
+    assert "NCCL's watchdog ended it; no word from rank 1" in said
+
+
+def new_group(calls):
+    return SimpleNamespace(abort=lambda: calls.append("abort"))
+
+
+def group_of_torch_2_6(calls):
+    backend = SimpleNamespace(_abort=lambda: calls.append("abort"))
+    return SimpleNamespace(_get_backend=lambda device: backend)
+
+
+@pytest.mark.parametrize("make_group", [new_group, group_of_torch_2_6, lambda calls: None])
+def test_leaving_after_an_error_does_not_hide_it(monkeypatch, make_group):
+    calls = []
+    fake = SimpleNamespace(
+        group=SimpleNamespace(WORLD=make_group(calls)),
+        init_process_group=lambda *args, **kwargs: None,
+        destroy_process_group=lambda: calls.append("destroy"),
+    )
+    monkeypatch.setattr(distributed, "dist", fake)
+    place = World(1, 2, 1, torch.device("cuda", 1))
+    monkeypatch.setattr(distributed, "world_of_environment", lambda device: place)
+    with pytest.raises(ZeroDivisionError), join_world("cuda"):
+        1 / 0  # noqa: B018
+    assert calls == ([] if fake.group.WORLD is None else ["abort", "destroy"])
+
+
+def test_signs_of_life_while_rank_0_works(monkeypatch):
+    sent = []
+    monkeypatch.setattr(agreement, "BEAT", 0.01)
+    monkeypatch.setattr(agreement, "total", lambda world, n: sent.append(n) or [n])
+    with pytest.raises(ZeroDivisionError), others_wait(World(0, 2)) as ours:
+        while len(sent) < 3:
+            time.sleep(0.01)
+        assert ours
+        1 / 0  # noqa: B018
+    assert sent[-1] == 0 and set(sent[:-1]) == {1}, "the others are told that it is over"
+    answers = iter([[1.0], [1.0], [0.0]])
+    monkeypatch.setattr(agreement, "total", lambda world, n: next(answers))
+    with others_wait(World(1, 2)) as ours:
+        assert not ours
+    assert next(answers, None) is None, "rank 1 waited until then"
+
+
+def work_longer_than_the_timeout():
+    agreement.BEAT = 0.3
+    with join_world("cpu", timeout=2) as world:
+        with others_wait(world) as ours:
+            time.sleep(4 if ours else 0)
+        return total(world, 1)
+
+
+@pytest.mark.slow
+def test_the_others_wait_longer_than_the_timeout():
+    assert run_ranks(work_longer_than_the_timeout, 2) == [2.0]
 
 
 def test_who_is_to_blame():

@@ -21,6 +21,7 @@ from sentiment_kit.model.loss import cross_entropy
 from sentiment_kit.model.mlstm import MLSTMState
 from sentiment_kit.model.reading import ModelStates, encode_texts
 from sentiment_kit.transfer import bulk
+from sentiment_kit.transfer import last_cells as last_cells_room
 from sentiment_kit.transfer.accuracy import best_threshold
 from sentiment_kit.transfer.bulk import classify_file
 from sentiment_kit.transfer.bulk_features import write_features
@@ -28,7 +29,7 @@ from sentiment_kit.transfer.classifier import LabelLogits, TextClassifier
 from sentiment_kit.transfer.features import ByteFeaturizer
 from sentiment_kit.transfer.finetune import FinetuneConfig, length_batches
 from sentiment_kit.transfer.labels import load_texts
-from sentiment_kit.transfer.last_cells import last_cells
+from sentiment_kit.transfer.last_cells import last_cells, window_bytes
 from sentiment_kit.transfer.probe import SentimentProbe
 
 TEXTS = [
@@ -107,6 +108,31 @@ def test_cells_loss_and_gradients_are_those_of_one_text_at_a_time(options, max_b
     torch.testing.assert_close(nats, torch.as_tensor(sum(sums) / max(sum(counts), 1)))
     for a, b in zip(fast, naive, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("max_bytes", [100, 512])
+def test_windows_that_a_gpu_can_use_again_change_nothing(monkeypatch, max_bytes):
+    rng = np.random.default_rng(0)
+    encoded = [bytes(rng.integers(97, 123, n).tolist()) for n in rng.integers(1, 700, 200)]
+    model = LanguageModel(LanguageModelConfig(hidden_size=8, embed_size=4))
+    some, on_a_cpu = encoded[:9], []
+    for device in ("cpu", "cuda"):
+        here = torch.device(device)
+        monkeypatch.setattr(
+            last_cells_room,
+            "window_bytes",
+            lambda n, most, _, here=here: window_bytes(n, most, here),
+        )
+        model.zero_grad()
+        c_BU, nats = last_cells(model, some, max_bytes, with_lm=True)
+        (c_BU.sum() + nats).backward()
+        on_a_cpu.append([c_BU.detach(), nats.detach(), *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*on_a_cpu, rtol=1e-5, atol=1e-6)
+    config = FinetuneConfig(max_bytes=512)
+    length_N = np.array([len(text) for text in encoded])
+    ends = [length_N[rows].clip(max=512).max() for rows in length_batches(length_N, config, rng)]
+    shapes = {window_bytes(n, 512, torch.device("cuda")) for n in ends}
+    assert shapes <= set(range(64, 513, 64)) and len(shapes) <= len(set(ends))
 
 
 def test_padding_and_the_byte_after_the_end_teach_nothing():

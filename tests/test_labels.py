@@ -225,6 +225,18 @@ def test_columns_nobody_asked_for_do_not_matter_and_two_texts_are_not_guessed(tm
         load_texts(path)
 
 
+def test_a_labelled_table_without_a_header_is_declared(tmp_path):
+    path = tmp_path / "bare.csv"
+    path.write_text("".join(f'{n % 2},"a ""gem"" {n}"\n' for n in range(12)))
+    how = dict(header="label,text", quoting="doubled")
+    texts, y = load_texts(path, **how)
+    assert y.tolist() == [0, 1] * 6 and texts[0] == 'a "gem" 0'
+    assert load_texts(path, ["label"], **how)[1].tolist() == [[0], [1]] * 6
+    assert load_splits([path] * 3, **how)["test"].texts == texts
+    with pytest.raises(KitError, match="header is for files of your own"):
+        load_splits("samples", header="no")
+
+
 def test_the_order_of_classes_can_be_given_and_is_that_of_the_training_file(tmp_path):
     path = write_table(tmp_path / "kino.csv", ["schlecht", "gut"] * 12)
     given = load_labelled(path, path, path, classes=["schlecht", "gut"])["train"]

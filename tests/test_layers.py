@@ -108,19 +108,35 @@ def test_bare_modules_import_only_the_light_packages(module):
     )
 
 
-def test_bare_modules_import_where_the_rest_is_missing():
-    "In a Python where every other dependency is missing, as on a GPU machine."
+def missing_on_a_gpu_machine():
+    "Names under which the kit's other dependencies are imported."
     settings = ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini", encoding="utf-8")
     wanted = " ".join(
         settings["DEFAULT"][key] for key in ("requirements", "lab_requirements", "dev_requirements")
     )
     named = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in wanted.split()}
-    missing = {IMPORT_NAME.get(name, name) for name in named} - LIGHT | {
-        "IPython",
-        "yaml",
-        "pandas",
-    }
+    others = {"IPython", "yaml", "pandas"}
+    return {IMPORT_NAME.get(name, name) for name in named} - LIGHT | others
+
+
+def run_without(absent, lines):
+    "A Python in which these packages cannot be imported."
+    lines = [
+        "import importlib, sys",
+        f"sys.modules.update(dict.fromkeys({sorted(absent)}))",
+        *lines,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_bare_modules_import_where_the_rest_is_missing():
+    "In a Python where every other dependency is missing, as on a GPU machine."
+    missing = missing_on_a_gpu_machine()
     needs_sklearn = [
         m for m in BARE if any(name.startswith("sklearn") for name in imported(at_top(m), m))
     ]
@@ -128,14 +144,26 @@ def test_bare_modules_import_where_the_rest_is_missing():
         (set(BARE) - set(needs_sklearn), missing),
         (set(needs_sklearn), missing - {"sklearn"}),
     ):
-        lines = ["import importlib, sys", f"sys.modules.update(dict.fromkeys({sorted(absent)}))"]
-        lines += [
-            f"importlib.import_module('sentiment_kit.{module}')" for module in sorted(modules)
-        ]
-        done = subprocess.run(
-            [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=ROOT
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        lines = [f"importlib.import_module('sentiment_kit.{module}')" for module in sorted(modules)]
+        run_without(absent, lines)
+
+
+@pytest.mark.slow
+def test_the_training_leg_of_make_gpu_needs_no_more(tmp_path):
+    "From the samples to a trained model, on the CPU; orjson and the others cannot be imported."
+    said = run_without(
+        missing_on_a_gpu_machine(),
+        [
+            "from pathlib import Path; from types import SimpleNamespace",
+            "sys.path.insert(0, 'tests'); import gpu, torch",
+            "gpu.DEVICE = 'cpu'; torch.cuda.reset_peak_memory_stats = lambda: None",
+            "torch.cuda.max_memory_allocated = lambda: 0",
+            f"how = dict(out=Path({str(tmp_path)!r}), corpus=None, lanes=32, hidden=16, lr=0.05)",
+            "args = SimpleNamespace(**how, minutes=0.05)",
+            "assert gpu.section_leg({}, lambda: None, args, None)",
+        ],
+    )
+    assert "bytes/s of whole training steps" in said
 
 
 def test_every_import_is_of_a_pinned_package():

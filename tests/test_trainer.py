@@ -19,11 +19,12 @@ from sentiment_kit.data.datasets import SAMPLES
 from sentiment_kit.data.files import KitError, read_json, write_json
 from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.training import trainer as trainer_room
 from sentiment_kit.training.callbacks import Callback, LogMetrics, SaveCheckpoint, emit
 from sentiment_kit.training.checkpoint import latest_checkpoint, load_checkpoint
 from sentiment_kit.training.config import TrainConfig, learning_rate
 from sentiment_kit.training.evaluate import evaluate
-from sentiment_kit.training.machine import pick_device
+from sentiment_kit.training.machine import check_precision, pick_device
 from sentiment_kit.training.step import make_optimizer, take_step
 from sentiment_kit.training.trainer import Stopped, Trainer, resume_run, train
 
@@ -111,6 +112,40 @@ def test_the_mean_loss_of_the_lines_is_the_mean_loss_of_the_steps(corpus, tmp_pa
     spans = [b["bytes"] - a["bytes"] for a, b in zip([{"bytes": 0}, *lines], lines, strict=False)]
     mean = sum(line["loss_bits"] * span for line, span in zip(lines, spans, strict=True)) / n
     assert math.isclose(mean, nats / n / math.log(2), rel_tol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "precision, capability, good",
+    [("bf16", (7, 5), False), ("fp16", (7, 0), True), ("bf16", (8, 0), True)],
+)
+def test_bf16_is_refused_where_a_card_has_none(monkeypatch, precision, capability, good):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    if good:
+        return check_precision(torch.device("cuda"), precision)
+    with pytest.raises(KitError, match="precision is bf16, but Tesla T4 .*7.5.* use fp16"):
+        check_precision(torch.device("cuda"), precision)
+
+
+def test_the_trainer_looks_at_the_card_before_anything_is_put_on_it(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_room, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    with pytest.raises(KitError, match="Tesla V100 .* use fp16"):
+        Trainer(settings(corpus, tmp_path, precision="bf16"))
+
+
+def test_devices_are_taken_by_name_and_auto_never_takes_mps(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("auto").type == "cpu" and pick_device("mps").type == "mps"
+    with pytest.raises(KitError, match="fp32 only"):
+        check_precision(torch.device("mps"), "bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto").type == "cuda" and pick_device("cuda:1").index == 1
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(KitError, match="device is 'mps', but torch finds no GPU of that kind"):
+        pick_device("mps")
 
 
 def start(config):
@@ -304,11 +339,11 @@ def test_evaluation_does_not_depend_on_the_window_and_does_on_resets(corpus):
 
 def test_learning_rate_scales_caps_warms_and_never_goes_below_zero():
     config = TrainConfig("c", "o", TINY, global_batch=256, lr=5e-4, max_lr=3e-3, warmup_steps=4)
-    assert learning_rate(config, 4, 0.0) == 1e-3
-    assert learning_rate(config, 0, 0.0) == 2.5e-4
-    assert learning_rate(config, 99, 0.75) == 2.5e-4
-    assert learning_rate(config, 99, 1.5) == 0
-    assert learning_rate(dataclasses.replace(config, global_batch=4096), 99, 0.0) == 3e-3
+    assert learning_rate(config, 4, 0, 100) == 1e-3
+    assert learning_rate(config, 0, 0, 100) == 2.5e-4
+    assert learning_rate(config, 99, 75, 100) == 2.5e-4
+    assert learning_rate(config, 99, 150, 100) == 0
+    assert learning_rate(dataclasses.replace(config, global_batch=4096), 99, 0, 100) == 3e-3
 
 
 @pytest.mark.parametrize("cell, weight_norm", [("mlstm", True), ("mlstm", False), ("lstm", True)])
@@ -348,7 +383,7 @@ def test_bad_settings_are_named(field, value):
 
 
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(KitError, match="'gpu'; use cpu, cuda or auto"):
+    with pytest.raises(KitError, match="'gpu'; use cpu, cuda, mps or auto"):
         pick_device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(KitError, match="finds no GPU"):

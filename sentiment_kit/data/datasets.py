@@ -260,24 +260,27 @@ def ordinary_texts(n_chars: int = 12_000) -> list[str]:
     ends = np.cumsum([len(text) for text in texts])
     return texts[: int(np.searchsorted(ends, n_chars)) + 1]
 
-# %% ../../nbs/lib/data/50_datasets.ipynb #0a9e6784b2d94dd0a55545c813def90a
+# %% ../../nbs/lib/data/50_datasets.ipynb #b0a35a436cb543f0b17a77b8a35af40a
 def load_splits(
     labels: str | Sequence[str],  # one dataset's name, or three labelled files: train, valid, test
     text_key: str | None = None,  # column of the text; None: sentence, text or reviewText
     label_key: str | None = None,  # column of the class; None: label
     max_bad: float = 0.0,  # largest tolerated share of rows without text or label; left out, told
     classes: Sequence[str] | None = None,  # in order, the positive one last; see `load_labelled`
+    header: str | None = None,  # of tables: yes, no, or names such as stars,text; None: checked
+    quoting: str | None = None,  # of tables: doubled, backslash or none; None: found out
 ) -> dict[str, Texts]:
     "A dataset by name, or three labelled files, as `dict(train=, valid=, test=)`."
     labels = [labels] if isinstance(labels, str | os.PathLike) else list(labels)
     if len(labels) == 3:
-        return load_labelled(*labels, text_key, label_key, max_bad, classes)
+        return load_labelled(*labels, text_key, label_key, max_bad, classes, header, quoting)
     if len(labels) != 1:
         raise KitError(
             f"labels has {len(labels)} entries; "
             "give a dataset's name, or three files: train, valid, test"
         )
     asked = dict(text_key=text_key, label_key=label_key, classes=classes)
+    asked |= dict(header=header, quoting=quoting)
     idle = [key for key, value in asked.items() if value is not None]
     data = load_dataset(str(labels[0]))
     if idle:

@@ -76,10 +76,15 @@ def find_text_column(columns: list[str], place: str) -> str:
         raise KitError(f"{place} has several columns of text; set text_key to {' or '.join(known)}")
     return (known or TEXT_COLUMNS)[0]
 
-# %% ../../nbs/lib/data/45_labelled.ipynb #0299130d849a4f0caea481544a7d1f96
-def labelled_keys(source: "Path | OpenFile", text_key: str | None, label_key: str) -> dict:
+# %% ../../nbs/lib/data/45_labelled.ipynb #79dce895018f4f039d95d39e889a7879
+def labelled_keys(
+    source: "Path | OpenFile",
+    text_key: str | None,
+    label_key: str,
+    **how,  # header and quoting, see `read_blocks`
+) -> dict:
     "The columns of text and label for `read_rows`, the label's in the place of category."
-    columns = find_columns(source)
+    columns = find_columns(source, **how)
     place = show_place(source)
     text_key = text_key or find_text_column(columns, place)
     asked = dict.fromkeys(KEYS) | dict(text_key=text_key, label_key=label_key)
@@ -135,13 +140,15 @@ def refuse_bad_rows(count: Quarantine, bad: list[tuple[int, str]], place: str, m
         why = bad[0][1] if bad else count.reasons.most_common(1)[0][0][1]
         warnings.warn(f"{place}: {left_out} of {count.rows} rows left out ({why})", stacklevel=3)
 
-# %% ../../nbs/lib/data/45_labelled.ipynb #fc3126e7c6054d9698b44d55f0118ba8
+# %% ../../nbs/lib/data/45_labelled.ipynb #59a29351639c4945966fcd9398c5b933
 def read_labelled(
     file: str | Path,
     label_key: str = "label",  # column of the class
     text_key: str | None = None,  # None: see TEXT_COLUMNS
     max_bad: float = 0.0,  # largest tolerated share of rows without text or label; left out, told
     allowed: Sequence | None = None,  # the only classes, plain; None: any
+    header: str | None = None,  # of tables: yes, no, or names such as stars,text; None: checked
+    quoting: str | None = None,  # of tables: doubled, backslash or none; None: found out
 ) -> Labelled:
     "Texts and plain labels of one file; too many bad rows are a `KitError`."
     sources = find_inputs(file)
@@ -152,8 +159,9 @@ def read_labelled(
     count = Quarantine(max_bad=1.0)
     found = []
     bad = []
-    keys = labelled_keys(source, text_key, label_key)
-    for r in read_rows([(name, source, keys)], count):
+    how = dict(header=header, quoting=quoting)
+    keys = labelled_keys(source, text_key, label_key, **how)
+    for r in read_rows([(name, source, keys)], count, **how):
         label, reason = judge_label(r.category, label_key, allowed)
         if (r.text, r.category) == (keys["text_key"], label_key):
             reason = "the header again; were files joined?"
@@ -193,7 +201,7 @@ def code_labels(
     labels = np.array(coded, np.int64)[class_places(np.array(found.labels, object), order)]
     return Texts(found.texts, labels, dict(zip(coded, words, strict=True)))
 
-# %% ../../nbs/lib/data/45_labelled.ipynb #7c94a83b9ab6446ab8b0c52f61c83da4
+# %% ../../nbs/lib/data/45_labelled.ipynb #e93b26bf580b4d7183f29c0cb1dcf781
 def load_labelled(
     train_file: str | Path,
     valid_file: str | Path,
@@ -202,10 +210,12 @@ def load_labelled(
     label_key: str | None = None,  # column of the class; None: label
     max_bad: float = 0.0,  # largest tolerated share of rows without text or label; left out, told
     classes: Sequence | None = None,  # in order, the positive one last; None: numbers up, words a–z
+    header: str | None = None,  # of tables: yes, no, or names such as stars,text; None: checked
+    quoting: str | None = None,  # of tables: doubled, backslash or none; None: found out
 ) -> dict[str, Texts]:
     "Three labelled files as `dict(train=, valid=, test=)`; bad rows are a `KitError`."
     allowed = None if classes is None else [plain_label(name) for name in classes]
-    how = (label_key or "label", text_key, max_bad, allowed)
+    how = (label_key or "label", text_key, max_bad, allowed, header, quoting)
     files = dict(train=train_file, valid=valid_file, test=test_file)
     found = {split: read_labelled(file, *how) for split, file in files.items()}
     order = order_classes(found["train"].labels, classes)

@@ -78,7 +78,7 @@ def floor_seconds(
         parts["masters on the CPU"] = P * (4 / HOST_LINK + 28 / HOST_MEMORY)
     return parts
 
-# %% ../../nbs/lib/training/90_budget.ipynb #981dde515ec348d3b56afd894b9c0bd2
+# %% ../../nbs/lib/training/90_budget.ipynb #e54aa702819e438eb45c8aaa1ec66a3f
 USABLE = 0.9  # share of the memory to plan for; driver, libraries and fragmentation have the rest
 LANE_BLOCK = 8  # lanes are planned in blocks
 
@@ -93,9 +93,9 @@ def largest_batch(
     "The most lanes that fit."
     how = (seq_len, ceilings.precision, ceilings.kind, masters, n_gpus)
     count = count_memory(config, LANE_BLOCK, *how)
-    fixed = sum(count.values()) - count["host"] - count["activations"]
-    blocks = int((USABLE * ceilings.memory_bytes - fixed) // count["activations"])
-    return max(0, blocks) * LANE_BLOCK
+    block = count["activations"] + count["other windows"]
+    free = USABLE * ceilings.memory_bytes - (sum(count.values()) - count["host"] - block)
+    return max(0, int(free // block)) * LANE_BLOCK
 
 # %% ../../nbs/lib/training/90_budget.ipynb #3d1636a9c6cd40a4aae6201215319085
 class Scaling(NamedTuple):

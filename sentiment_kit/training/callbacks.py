@@ -78,12 +78,15 @@ def save_culprit(
     write_atomic(path, save({name: x.detach().cpu().contiguous() for name, x in tensors.items()}))
     return path
 
-# %% ../../nbs/lib/training/60_callbacks.ipynb #078979ebc324489e84e6071aeb9dbe50
+# %% ../../nbs/lib/training/60_callbacks.ipynb #5aae4ebf04ec4491b54811e1fda43936
 class StopOnNonFinite(Callback):
     "End a run that only skips, with what it stumbled over saved beside it."
 
     def on_step(self, trainer):
         run, scaler = trainer.run, trainer.scaler
+        if scaler.skipped_in_a_row + 1 < trainer.config.max_skips:  # of steps that are settled
+            return
+        run.settle()
         if scaler.skipped_in_a_row < trainer.config.max_skips or not scaler.at_floor:
             return
         if run.last.batch is None:  # of a step before the restart; the next one will tell
@@ -115,7 +118,7 @@ def check_can_go_on(trainer) -> None:
             "max_lr or clip_norm and run again in another out; the last checkpoint is from before"
         )
 
-# %% ../../nbs/lib/training/60_callbacks.ipynb #b80b256940cc49df8aede2d15f1f1bc9
+# %% ../../nbs/lib/training/60_callbacks.ipynb #30f3b5314ae445dea69fc6b1c3580f20
 def save_run(
     trainer,
     writer: CheckpointWriter | None,  # rank 0's
@@ -123,6 +126,7 @@ def save_run(
 ) -> None:
     "Copy this moment and have it written. Every rank has to call it."
     t, run = trainer, trainer.run
+    run.settle()
     check_can_go_on(trainer)
     numbers = {
         "step": run.step,
@@ -156,7 +160,7 @@ def best_saved(
     saved = [step for step in valid_bits if step and (step % save_every == 0 or step == now)]
     return min(saved, key=valid_bits.get) if saved else None
 
-# %% ../../nbs/lib/training/60_callbacks.ipynb #d82379c0935a437d8fa5d1a861b49fa7
+# %% ../../nbs/lib/training/60_callbacks.ipynb #6b27e58bbba64360acad5b94832966b4
 class SaveCheckpoint(Callback):
     "Save every `save_every` steps, at the end, and when asked to stop; keep newest and best."
 
@@ -171,6 +175,8 @@ class SaveCheckpoint(Callback):
     def on_step(self, trainer):
         run = trainer.run
         due = self.owed or run.step % trainer.config.save_every == 0
+        if due or run.stop_reason is not None:
+            run.settle()
         skipping = trainer.scaler.skipped_in_a_row > 0
         self.owed = due and skipping
         if run.stop_reason is not None or (due and not skipping):
@@ -193,7 +199,7 @@ def progress_style(style: str) -> str:  # "bar", "lines" or "none"
         return style
     return "bar" if sys.stderr.isatty() or "ipykernel" in sys.modules else "lines"
 
-# %% ../../nbs/lib/training/60_callbacks.ipynb #77ec4fd7bb1e416c804b8dd3ac523301
+# %% ../../nbs/lib/training/60_callbacks.ipynb #001e314b5bca48f396b1670b8fd25486
 class Progress(Callback):
     "bytes/s, bits/byte and time to go: a bar, or plain lines."
 
@@ -208,19 +214,22 @@ class Progress(Callback):
 
     def on_step(self, trainer):
         run = trainer.run
-        now = bits_per_byte(run.last.nats)
+        if run.stop_reason is not None:
+            run.settle()
+        now = bits_per_byte(run.known.nats) if run.known else math.nan
         if math.isfinite(now):  # a skipped step may have no loss that means anything
             self.bits = now if self.bits is None else 0.98 * self.bits + 0.02 * now
+        said = "" if self.bits is None else f"{self.bits:.3f} bits/byte"
         if self.bar is not None:
-            self.bar.update(run.last.n_bytes)
-            self.bar.set_postfix_str(f"{self.bits:.3f} bits/byte", refresh=False)
+            self.bar.update(run.bytes - self.bar.n)
+            self.bar.set_postfix_str(said, refresh=False)
         waited = time.perf_counter() - self.looked
         if self.lines and (waited > 15 or run.stop_reason is not None):
             rate = (run.bytes - self.bytes) / waited
             left = (run.total_bytes - run.bytes) / rate
             print(
                 f"step {run.step}  {run.bytes / 1e6:.2f} of {run.total_bytes / 1e6:.2f} MB  "
-                f"{self.bits:.3f} bits/byte  {rate:,.0f} bytes/s  {left / 60:.1f} min to go",
+                f"{said}  {rate:,.0f} bytes/s  {left / 60:.1f} min to go",
                 flush=True,
             )
             self.looked = time.perf_counter()

@@ -90,7 +90,7 @@ def evaluate(
     half_width = bits_per_byte(interval_half_width(nats, squares, lanes, n))
     return EvalResult(mean, half_width, round(n), split, reset, lanes, corpus.preset)
 
-# %% ../../nbs/lib/training/50_evaluate.ipynb #ef8f14d806e04e6c8f45fccafeeb4286
+# %% ../../nbs/lib/training/50_evaluate.ipynb #c7da3bef74054e40ae74b8ffe38010f4
 def lane_losses(
     model: LanguageModel,
     loader: ShardLoader,
@@ -100,13 +100,14 @@ def lane_losses(
     "Read a loader's text once, its lanes starting at a state of zero."
     device, state, n = model.head.bias.device, None, 0
     reader = model.prepare(len(loader.lanes))
-    nats_B = torch.zeros(len(loader.lanes), dtype=torch.float64)
+    where = "cpu" if device.type == "mps" else device  # Apple's GPUs have no float64
+    nats_B = torch.zeros(len(loader.lanes), dtype=torch.float64, device=where)
     for batch in loader:
         input_BT, target_BT, reset_BT = (t.to(device) for t in batch)
         logits_BTV, state = reader.logits(input_BT, state, reset_BT)
         nats_BT = cross_entropy(logits_BTV, target_BT, mean=False)
-        nats_B += nats_BT.cpu().sum(1, dtype=torch.float64)
+        nats_B += nats_BT.to(where).sum(1, dtype=torch.float64)
         n += target_BT.numel()
         if n >= enough or asked():
             break
-    return nats_B, n
+    return nats_B.cpu(), n

@@ -34,7 +34,7 @@ class Callback:
 
     def load_state(self, state: dict): ...
 
-# %% ../../nbs/lib/training/57_events.ipynb #b75493a8
+# %% ../../nbs/lib/training/57_events.ipynb #87dc5a6018fe4651978cbed3bd1c7f75
 def emit(
     trainer,  # with `callbacks` and `run`
     event: str,  # one of `EVENTS`
@@ -43,7 +43,7 @@ def emit(
     for callback in trainer.callbacks:
         added = getattr(callback, event)(trainer)
         if added:
-            trainer.run.record |= added
+            trainer.run.added |= added
 
 # %% ../../nbs/lib/training/57_events.ipynb #6987e1aa
 @contextmanager

@@ -38,7 +38,7 @@ POLICIES = {
 @torch.no_grad()
 def unscale_gradients(
     gradients: list[torch.Tensor],  # fp32 (or fp64), one device; divided in place
-    scale: float,  # by this
+    scale: float | torch.Tensor,  # by this; a scalar on their device, or a number
 ) -> torch.Tensor:  # bool scalar on their device: is any of them infinite or not a number?
     "Divide all `gradients` by `scale` and report overflow, in one pass, without waiting."
     for g in gradients:
@@ -52,8 +52,8 @@ def unscale_gradients(
         torch._foreach_div_(gradients, scale)
         return overflowed
     found = gradients[0].new_zeros(1)
-    inverse = gradients[0].new_full((1,), 1 / scale)
-    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, inverse)
+    inverse = 1 / scale if isinstance(scale, torch.Tensor) else found.new_full((), 1 / scale)
+    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, inverse.reshape(1))
     return found[0] > 0
 
 # %% ../../nbs/lib/training/00_fp16.ipynb #048113a21faa466397bede19946d38d7

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUMS', 'tally', 'means', 'cut_back', 'set_aside', 'open_board', 'LogMetrics']
 
-# %% ../../nbs/lib/training/58_log.ipynb #9c9bb57a
+# %% ../../nbs/lib/training/58_log.ipynb #4fafd3d26b3943bf867620c962d1a302
 import json
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..data.files import KitError, write_atomic
 from ..model.loss import bits_per_byte
 from .events import Callback
 from .metrics import lines_below, tell_broken
-from .run_state import Step
+from .run_state import Launched, Step
 
 # %% ../../nbs/lib/training/58_log.ipynb #14aa4b33
 SUMS = ("nats", "bytes", "read", "steps", "clipped", "skipped", "seconds")
@@ -86,15 +86,22 @@ def open_board(
         ) from None
     return SummaryWriter(str(folder), purge_step=step)
 
-# %% ../../nbs/lib/training/58_log.ipynb #e1b8a738
+# %% ../../nbs/lib/training/58_log.ipynb #79205defb5d84192b7d79b4fda445e3c
 class LogMetrics(Callback):
     "Write metrics.jsonl, and TensorBoard's files where asked for."
 
     def __init__(self):
         self.sums = dict.fromkeys(SUMS, 0)
         self.logged = -1  # step of the last line
+        self.launched: list[Launched] = []  # steps that are not in the sums yet
+
+    def add_up(self) -> None:
+        "Take the steps into the sums whose numbers are here."
+        while self.launched and self.launched[0].step is not None:
+            self.sums = tally(self.sums, self.launched.pop(0).step)
 
     def state(self) -> dict:
+        self.add_up()
         return self.sums | {"logged": self.logged}
 
     def load_state(self, state: dict):
@@ -112,13 +119,17 @@ class LogMetrics(Callback):
             write_atomic(self.path, "")
         else:
             cut_back(self.path, first, self.logged)
-        if run.record and run.step == 0:
+        if run.added and run.step == 0:
             self.write(run.record)
 
     def on_step(self, trainer):
         run = trainer.run
-        self.sums = tally(self.sums, run.last)
-        if run.step % trainer.config.log_every == 0 or "valid_bits" in run.record or run.done:
+        self.launched.append(run.launched)
+        due = run.step % trainer.config.log_every == 0 or run.step in run.valid_bits or run.done
+        if due:
+            run.settle()
+        self.add_up()
+        if due:
             self.write(run.record | means(self.sums))
             self.sums = dict.fromkeys(SUMS, 0)
 

@@ -83,6 +83,7 @@ class SavedPlace:
 class SavedConfig:
     model: dict[str, Any]
     epochs: int = setting(1, at_least=1)
+    stop_bytes: int = setting(0, at_least=0)
 
 
 @dataclass

@@ -77,13 +77,14 @@ def list_paths(paths: Any) -> list:
     "One input or several, as a list."
     return [paths] if isinstance(paths, str | os.PathLike) or is_table(paths) else list(paths)
 
-# %% ../../nbs/lib/transfer/90_bulk.ipynb #0176e248a2ab46bbb9a0f4cd1f852ec2
+# %% ../../nbs/lib/transfer/90_bulk.ipynb #4568281deb214bc784a371172b4307f1
 def open_texts(
     paths: str | Path | Iterable[str | Path],
     out: Path,  # what will be written
     suffixes: Sequence[str],  # what it may be called
     max_bad: float,
     quarantine: str | Path | None,
+    model: str | Path | None = None,  # folder that is read too; nothing may be written over it
     **reader,  # of read_reviews
 ) -> tuple[Iterator[Review], Quarantine]:
     "The reader of a whole-file command, after a look at its output's name."
@@ -92,7 +93,8 @@ def open_texts(
             f"{out} ends in {out.suffix!r}; name it {' or '.join('*' + s for s in suffixes)}"
         )
     paths = list_paths(paths)
-    check_outputs(local_inputs(paths), dict(output=out, quarantine=quarantine))
+    inputs = [*([] if model is None else [Path(model)]), *local_inputs(paths)]
+    check_outputs(inputs, dict(output=out, quarantine=quarantine))
     q = Quarantine(quarantine, max_bad)
     return read_reviews(paths, quarantine=q, stars_key=None, category_key=None, **reader), q
 
@@ -221,7 +223,7 @@ def fill_part(
             f.write(head)
         return append_answers(f, classifier, reviews, form, there, bar, texts)
 
-# %% ../../nbs/lib/transfer/90_bulk.ipynb #7b43d624a7294c919d6dc13a4dbd2dfb
+# %% ../../nbs/lib/transfer/90_bulk.ipynb #f93fddaa0cf44cd98380a6d74b8044a7
 def classify_file(
     classifier: TextClassifier,
     paths: str | Path | Iterable[str | Path],  # any files `read_reviews` takes
@@ -233,12 +235,13 @@ def classify_file(
     texts: bool = False,  # also write the name of each label, and the text itself
     header: str | None = None,  # of tables: yes, no, or names such as stars,text; None: checked
     quoting: str | None = None,  # of tables: doubled, backslash or none; None: found out
+    model: str | Path | None = None,  # the classifier's folder, which must not be written over
 ) -> Written:
     "Labels and probabilities of every text; the same call again continues a killed one."
     out = Path(out)
     paths = list_paths(paths)
     how = dict(text_key=text_key, header=header, quoting=quoting)
-    reviews, q = open_texts(paths, out, (".jsonl", ".csv"), max_bad, quarantine, **how)
+    reviews, q = open_texts(paths, out, (".jsonl", ".csv"), max_bad, quarantine, model, **how)
     declared = [said for said in (header, quoting) if said is not None] + ["texts"] * texts
     with hold_output(out, quarantine), tqdm(disable=not progress, unit="text") as bar:
         part = part_path(out, job_digest(classifier, paths, text_key, out.suffix, *declared))

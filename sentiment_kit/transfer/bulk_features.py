@@ -88,7 +88,7 @@ def write_parquet(
             table = pa.Table.from_arrays([source_N, row_N, features], schema=schema)
             writer.write_table(table)
 
-# %% ../../nbs/lib/transfer/95_bulk_features.ipynb #20e532377cfb4929a7b32101421dc0c5
+# %% ../../nbs/lib/transfer/95_bulk_features.ipynb #3c31dff9ae1c449199a4d86797906205
 def write_features(
     model: LanguageModel | StateSource,
     paths: str | Path | Iterable[str | Path],  # any files `read_reviews` takes
@@ -99,6 +99,7 @@ def write_features(
     progress: bool = False,  # show a bar
     header: str | None = None,  # of tables: yes, no, or names such as stars,text; None: checked
     quoting: str | None = None,  # of tables: doubled, backslash or none; None: found out
+    folder: str | Path | None = None,  # the model's, which must not be written over
     **options,  # of ByteFeaturizer: state, pool, layer
 ) -> Written:
     "Features of every text, written whole or not at all."
@@ -106,7 +107,7 @@ def write_features(
     featurizer = ByteFeaturizer(model, **options)
     kinds = (".npz", ".parquet")
     how = dict(text_key=text_key, header=header, quoting=quoting)
-    reviews, q = open_texts(paths, out, kinds, max_bad, quarantine, **how)
+    reviews, q = open_texts(paths, out, kinds, max_bad, quarantine, folder, **how)
     units = featurizer.transform([""]).shape[1]
     write = write_npz if out.suffix == ".npz" else write_parquet
     bar = tqdm(disable=not progress, unit="text")

@@ -283,20 +283,21 @@ def target_table(
         table_NK = table_NK[:, -1:]
     return table_NK.astype(np.float32)
 
-# %% ../../nbs/lib/transfer/20_labels.ipynb #2ff97555e4674bfaa8c808b599990aeb
+# %% ../../nbs/lib/transfer/20_labels.ipynb #82d3b6c7418e41a19b317dff23aa61e6
 def load_texts(
     path: str | Path,  # .csv, .tsv, .jsonl or .json, plain, .gz or .zst
     label_keys: str | Sequence[str] = "label",  # column with the class; or several, each 0 or 1
     text_key: str | None = None,  # column of the text; None: sentence, text or reviewText
     max_bad: float = 0.0,  # largest tolerated share of rows without text or label; left out, told
+    **table,  # header and quoting, see `read_labelled`
 ) -> tuple[list[str], np.ndarray]:
     "Texts, and their labels [N] or a table [N, K]; what cannot be read is a `KitError`."
     if isinstance(label_keys, str):
-        found = read_labelled(path, label_keys, text_key, max_bad)
+        found = read_labelled(path, label_keys, text_key, max_bad, **table)
         return found.texts, label_values(found.labels)
-    columns = [read_labelled(path, key, text_key, max_bad, (0, 1)) for key in label_keys]
+    columns = [read_labelled(path, k, text_key, max_bad, (0, 1), **table) for k in label_keys]
     labels = [dict(zip(found.rows, found.labels, strict=True)) for found in columns]
     texts = dict(zip(columns[0].rows, columns[0].texts, strict=True))
-    whole = [row for row in columns[0].rows if all(row in column for column in labels)]
+    whole = [row for row in texts if all(row in column for column in labels)]
     table_NK = np.array([[column[row] for column in labels] for row in whole], np.int64)
     return [texts[row] for row in whole], table_NK.reshape(len(whole), len(labels))

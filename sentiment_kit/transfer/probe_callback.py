@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['probe_figures', 'check_callback_order', 'TransferCallback', 'probe_callbacks']
 
-# %% ../../nbs/lib/transfer/50_probe_callback.ipynb #087ad9dea618450cac8652a81812303d
+# %% ../../nbs/lib/transfer/50_probe_callback.ipynb #86c918f18ab947cc81620d465b25aebd
 import numpy as np
 
 from ..data.datasets import load_splits
 from ..data.files import KitError
 from ..data.labelled import Texts
 from ..model.language_model import LanguageModel
+from ..training.agreement import others_wait
 from ..training.callbacks import Progress, SaveCheckpoint, StopOnNonFinite, Validate
 from ..training.events import Callback, all_hear, interruptible
 from ..training.log import LogMetrics
@@ -50,7 +51,7 @@ def check_callback_order(
             "TransferCallback stands after LogMetrics, which would not write its figures; swap them"
         )
 
-# %% ../../nbs/lib/transfer/50_probe_callback.ipynb #d43c69a48dc64a7eaf9c4e2b351b0184
+# %% ../../nbs/lib/transfer/50_probe_callback.ipynb #a47ce7dd1e204403a8bcc596b44f6a25
 class TransferCallback(Callback):
     "Every so many bytes, what a probe reads from the model: probe_all, probe_one, probe_unit."
 
@@ -75,17 +76,17 @@ class TransferCallback(Callback):
 
     def on_start(self, trainer):
         check_callback_order(trainer.callbacks, self)
-        if trainer.run.step == 0 and trainer.run.record:
+        if trainer.run.step == 0 and trainer.run.added:
             return self.measure_unless_stopped(trainer)
 
     def on_step(self, trainer):
         run = trainer.run
-        written = run.step % trainer.config.log_every == 0 or "valid_bits" in run.record
+        written = run.step % trainer.config.log_every == 0 or run.step in run.valid_bits
         if run.done or (written and run.bytes >= self.due):
             return self.measure_unless_stopped(trainer)
 
     def measure_unless_stopped(self, trainer: Trainer) -> dict | None:
-        with all_hear(trainer), interruptible(trainer):
+        with all_hear(trainer), others_wait(trainer.world), interruptible(trainer):
             return self.measure(trainer)
 
     def measure(self, trainer: Trainer) -> dict | None:
