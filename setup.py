@@ -18,6 +18,7 @@ extras = {
     "parquet": settings["parquet_requirements"].split(),  # .parquet files, in and out
     "near-dup": settings["neardup_requirements"].split(),  # near duplicates found and dropped
     "tensorboard": settings["tensorboard_requirements"].split(),
+    "fast": settings["fast_requirements"].split(),  # the recurrence's fused kernels on a CPU
 }
 
 setup(

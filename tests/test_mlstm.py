@@ -112,8 +112,10 @@ CASES = {  # B, T, H, L, resets inside, what the loss looks at
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", BOUNDS)
 @pytest.mark.parametrize("case", CASES)
-def test_relative_gradient_error(kind, precision, case):
+@pytest.mark.parametrize("kernels", ["fused", "torch"])
+def test_relative_gradient_error(kind, precision, case, kernels, monkeypatch):
     "Windows with a carried state, bytes through a table: every gradient against float64."
+    monkeypatch.setenv("SENTIMENT_KIT_KERNELS", kernels)
     torch.manual_seed(4)
     B, T, H, L, with_resets, looks_at = CASES[case]
     low = KINDS[kind](24, H, L, precision=precision)

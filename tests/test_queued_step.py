@@ -143,6 +143,7 @@ class NoWaiting(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_queued_step_asks_the_device_for_nothing(corpus, tmp_path, monkeypatch, precision):
     monkeypatch.setattr(mlstm, "any_resets", lambda reset_BT: None)  # asks on CPUs only
+    monkeypatch.setenv("SENTIMENT_KIT_KERNELS", "torch")  # those of a CPU look at the ids
     trainer = Trainer(settings(corpus, tmp_path, precision=precision), [])
     batches = iter(trainer.loader)
     launch_step(trainer, next(batches))  # the first makes buffers

@@ -45,6 +45,7 @@ def test_nvidia_strips_tags_but_not_hearts():
 @given(st.binary(max_size=60) | ANY_TEXT.map(encode))
 @example(b"\xed\xa0\xbd\xed\xb8\x80")
 @example(b"\x80\xd9\x8b")  # an invalid byte before a combining mark
+@example(b"\xd8\x80\x80")  # and after a mark that goes before what it joins
 @example("👨‍👩‍👧 e\u0301 🇫🇷🇩🇪\r\n".encode())
 def test_graphemes_cover_every_byte(b):
     slices = graphemes(b)

@@ -109,7 +109,7 @@ def decode(
     "The text of `b` without its pads."
     return bytes(b).removeprefix(b"\n ").removesuffix(b" ").decode("utf-8", "replace")
 
-# %% ../../nbs/lib/data/10_text.ipynb #e03ddf5ab1904224b29732117e336499
+# %% ../../nbs/lib/data/10_text.ipynb #7b446dbc23974091ad3893fca9f0c6be
 def graphemes(
     b: bytes,  # encoded text; need not be valid UTF-8
 ) -> list[slice]:
@@ -119,7 +119,8 @@ def graphemes(
     text = bytes(b).decode("utf-8", "surrogateescape")
     slices = []
     start = 0
-    for cluster in regex.findall(r"[\udc80-\udcff]|\X", text):
+    parts = regex.findall(r"[\udc80-\udcff]|[^\udc80-\udcff]+", text)  # a bad byte joins nothing
+    for cluster in (cluster for part in parts for cluster in regex.findall(r"\X", part)):
         stop = start + len(cluster.encode("utf-8", "surrogateescape"))
         slices.append(slice(start, stop))
         start = stop

@@ -5,12 +5,17 @@
 # %% auto #0
 __all__ = ['forward_products', 'backward_products', 'gradient_products', 'head_products', 'training_products']
 
-# %% ../../nbs/lib/evidence/88_bare_products.ipynb #ad557cc0
+# %% ../../nbs/lib/evidence/88_bare_products.ipynb #0dacc4249e204e57a53c07f9165aa581
 from collections.abc import Callable
 
 import torch
 
-from ..model.cpu_kernels import Product, storage_dtype
+from sentiment_kit.model.cpu_kernels import (
+    Product,
+    linear,
+    storage_dtype,
+    transposed_product,
+)
 
 # %% ../../nbs/lib/evidence/88_bare_products.ipynb #6f46afd3
 def forward_products(
@@ -38,21 +43,23 @@ def backward_products(
     dz_BG = torch.randn(B, 4 * H).to(dtype)
     return lambda: (by_hT(dz_BG), by_mhT(dp_BH))
 
-# %% ../../nbs/lib/evidence/88_bare_products.ipynb #573382e7
+# %% ../../nbs/lib/evidence/88_bare_products.ipynb #18f9fc70fe5b4f1685296a04d48879d2
 def gradient_products(hidden_size: int, n_bytes: int, precision: str) -> Callable[[], object]:
     "The products over all N bytes that make the gradients of the recurrent weights."
     dtype = storage_dtype(precision, torch.zeros(()))
     h_NH = torch.randn(n_bytes, hidden_size).to(dtype)
     dz_NG = torch.randn(n_bytes, 4 * hidden_size).to(dtype)
-    return lambda: (h_NH.t() @ dz_NG, h_NH.t() @ h_NH)
+    return lambda: (transposed_product(h_NH, dz_NG), transposed_product(h_NH, h_NH))
 
-# %% ../../nbs/lib/evidence/88_bare_products.ipynb #e66d4445
+# %% ../../nbs/lib/evidence/88_bare_products.ipynb #86f05d1e8f99401eb1518d71683bceb2
 def head_products(hidden_size: int, n_bytes: int, vocab_size: int) -> Callable[[], object]:
     "The three products of the head over all N bytes: logits, and both gradients."
     h_NH = torch.randn(n_bytes, hidden_size)
-    w_HV = torch.randn(hidden_size, vocab_size)
+    w_VH = torch.randn(vocab_size, hidden_size)
+    b_H = torch.zeros(hidden_size)
+    b_V = torch.zeros(vocab_size)
     d_NV = torch.randn(n_bytes, vocab_size)
-    return lambda: (h_NH @ w_HV, d_NV @ w_HV.t(), h_NH.t() @ d_NV)
+    return lambda: (linear(h_NH, w_VH, b_V), linear(d_NV, w_VH.t(), b_H), d_NV.t() @ h_NH)
 
 # %% ../../nbs/lib/evidence/88_bare_products.ipynb #85f4a538
 def training_products(

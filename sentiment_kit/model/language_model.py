@@ -6,7 +6,7 @@
 __all__ = ['BUNDLED', 'WEIGHTS', 'LanguageModelConfig', 'head_logits', 'fresh_head', 'fresh_embedding', 'pretrained_folder',
            'stated_config', 'save_weights', 'read_config', 'check_layers', 'LanguageModel', 'ModelReader']
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #9975c4c7dc404f3ea75268590b9eda5f
+# %% ../../nbs/lib/model/70_language_model.ipynb #36bb8fc578684cec92ac29b2f514a026
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -21,7 +21,7 @@ from ..data.checksums import check_table, read_manifest, verify_table
 from ..data.files import KitError, read_json, sha256_file, write_atomic, write_json
 from ..data.template import BODY, Template
 from ..data.text import PRESETS
-from .cpu_kernels import storage_dtype
+from .cpu_kernels import linear, storage_dtype
 from .gpu_products import fp32_product
 from .mlstm import LSTM, MLSTM, MLSTMState, Reader
 from .weights import load_weights, read_array_shapes
@@ -62,12 +62,13 @@ class _RoundedLinear(torch.autograd.Function):
         d_NV = d_NV.to(h_NH.dtype)
         return fp32_product(d_NV, w_VH), fp32_product(d_NV.t(), h_NH), None
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #0005e01fb7034b54b147f274283be458
+# %% ../../nbs/lib/model/70_language_model.ipynb #67171170a57a4e72a7c35e605f3d1f0c
 def head_logits(head: nn.Linear, h_BTH: torch.Tensor, precision: str) -> torch.Tensor:
     "Logits_BTV of the next byte from hidden states; on a GPU operands are rounded to `precision`."
     h_TBH = h_BTH.transpose(0, 1)
     if not h_TBH.is_cuda or precision == "fp32":
-        return head(h_TBH).transpose(0, 1)
+        logits_NV = linear(h_TBH.flatten(0, 1), head.weight, head.bias)
+        return logits_NV.unflatten(0, h_TBH.shape[:2]).transpose(0, 1)
     dtype = storage_dtype(precision, h_TBH)
     logits_NV = _RoundedLinear.apply(h_TBH.flatten(0, 1), head.weight, dtype) + head.bias
     return logits_NV.unflatten(0, h_TBH.shape[:2]).transpose(0, 1)

@@ -11,18 +11,25 @@ import math
 import torch
 import torch.nn.functional as F
 
-# %% ../../nbs/lib/model/10_loss.ipynb #6707e2a5dd5742e4adc76832697d878d
+# %% ../../nbs/lib/model/10_loss.ipynb #4061ba8d16134f8b926d461f05384932
 def cross_entropy(
     logits_BTV: torch.Tensor,  # any leading shape, V classes last, any precision
     target_BT: torch.Tensor,  # int64 class ids of the same leading shape
     mean: bool = True,  # over all; else one number for each target
 ) -> torch.Tensor:  # scalar, or nats_BT; fp32 (fp64 for fp64 logits)
     "Mean negative log likelihood of `target_BT`, in **nats**, computed in fp32 or better."
+    time_first = logits_BTV.dim() == 3 and logits_BTV.transpose(0, 1).is_contiguous()
+    if time_first:
+        logits_BTV = logits_BTV.transpose(0, 1)
+        target_BT = target_BT.t()
     logits_NV = logits_BTV.reshape(-1, logits_BTV.shape[-1])
     wide = torch.promote_types(logits_NV.dtype, torch.float32)
     reduction = "mean" if mean else "none"
     nats = F.cross_entropy(logits_NV.to(wide), target_BT.reshape(-1), reduction=reduction)
-    return nats if mean else nats.view(target_BT.shape)
+    if mean:
+        return nats
+    nats = nats.view(target_BT.shape)
+    return nats.t() if time_first else nats
 
 # %% ../../nbs/lib/model/10_loss.ipynb #7a47764ee0ef4feea10e86303c7fcc81
 def bits_per_byte(

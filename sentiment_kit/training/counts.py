@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['count_parameters', 'state_blocks', 'count_flops', 'activation_bytes', 'recorded_bytes', 'count_memory']
 
-# %% ../../nbs/lib/training/85_counts.ipynb #96159f52
+# %% ../../nbs/lib/training/85_counts.ipynb #27284e0c596e40f297c1dee48984bcd5
+from ..model.cpu_kernels import STRETCH
 from ..model.language_model import LanguageModelConfig
 from .ceilings import BYTES
 
@@ -70,7 +71,7 @@ def recorded_bytes(
     mlstm = config.cell == "mlstm"
     return config.n_layers * config.hidden_size * (s + 4 + 4 * s + 2 * s * mlstm + s)
 
-# %% ../../nbs/lib/training/85_counts.ipynb #fa0666b337684f858e79d057150e306d
+# %% ../../nbs/lib/training/85_counts.ipynb #33887e5d285d4cf9be2338719ce66ca4
 def count_memory(
     config: LanguageModelConfig,
     lanes: int,  # B, on this device
@@ -87,6 +88,7 @@ def count_memory(
     state_matrices = sum(n for name, n in counts.items() if name.endswith(("w_h", "w_mh")))
     copied = state_matrices // config.n_layers * (kind == "cpu" or s < 4 and on_device)
     m = 4 if on_device else 2  # bytes of a parameter, and of its gradient
+    rows = min(seq_len * lanes, STRETCH)  # a CPU packs so many for a product of fp32 gradients
     return {
         "parameters": P * m,
         "effective weights": R * m * normed + copied * s,
@@ -94,6 +96,7 @@ def count_memory(
         "optimizer": 8 * P * on_device,
         "gradient sum": 4 * P * (n_gpus > 1),
         "activations": seq_len * lanes * activation_bytes(config, s),
+        "packed rows": 4 * rows * 5 * config.hidden_size * (kind == "cpu" and s == 4),
         "other windows": seq_len * lanes * recorded_bytes(config, s) * (kind == "cuda"),
         "snapshot": 12 * P * (kind == "cpu"),
         "host": (12 + 16 * (not on_device)) * P * (kind == "cuda"),
