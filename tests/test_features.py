@@ -8,8 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from sentiment_kit.data.files import KitError
+from sentiment_kit.model.lanes import fill_lanes
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.model.reading import ModelStates, encode_texts, fill_lanes
+from sentiment_kit.model.reading import ModelStates, encode_texts
 from sentiment_kit.transfer.features import (
     ByteFeaturizer,
     cached_features,

@@ -7,7 +7,7 @@ __all__ = ['PRODUCTS', 'SIZES', 'COLOURS', 'Run', 'time_in_turns', 'in_turns', '
            'reading_runs', 'compare_reading', 'naive_writing', 'compare_writing', 'row_figures', 'speed_table',
            'bar_labels', 'speed_figure']
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #58c2720c47c0456bb14f6d6c6fc4f19c
+# %% ../../nbs/lib/evidence/90_speed.ipynb #937488d6eae24ab9b03e33e442bb6bf6
 import math
 import statistics
 import time
@@ -18,7 +18,11 @@ import plotly.graph_objects as go
 import torch
 from torch import nn
 
-from .bare_products import forward_products, training_products
+from sentiment_kit.evidence.bare_products import (
+    forward_products,
+    training_products,
+    writing_products,
+)
 from .peers import LibraryLSTM, NaiveLoop, walk
 from ..figures import AXIS, SERIES, standard_layout
 from ..model.generate import generate
@@ -162,7 +166,7 @@ def naive_writing(model: LanguageModel, n_bytes: int) -> Callable[[], None]:
 
     return run
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #624883429f6647d18889fe7d3b89a27c
+# %% ../../nbs/lib/evidence/90_speed.ipynb #8bb943c3dc85449bbdfd580cbb04a019
 def compare_writing(
     hidden_size: int,  # H
     n_bytes: int = 64,  # to write
@@ -176,7 +180,7 @@ def compare_writing(
     runs = [Run("naive loop", "fp32", n_bytes, naive)]
     for precision in precisions:
         model = LanguageModel(config, precision)
-        step = forward_products(hidden_size, 1, precision)
+        step = writing_products(hidden_size, precision)
         calls = {
             "ours": lambda model=model: generate(model, "", n_bytes),
             PRODUCTS: lambda step=step: [step() for _ in range(n_bytes)],

@@ -14,9 +14,9 @@ import torch
 
 from ..data.files import KitError
 from .cpu_kernels import Product
+from .lanes import BYTES_AT_ONCE
 from .language_model import LanguageModel, ModelReader
 from .mlstm import MLSTMState
-from .reading import BYTES_AT_ONCE
 
 # %% ../../nbs/lib/model/77_gates.ipynb #d9d90661dbac44ec8f153c9a3a62f4b3
 def unit_columns(units: Sequence[int], H: int) -> list[int]:

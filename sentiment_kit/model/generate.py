@@ -103,7 +103,7 @@ def check_sampling(
     if not ramp >= 0:
         raise KitError(f"ramp is {ramp}; use 0 (at once) or a number of bytes")
 
-# %% ../../nbs/lib/model/80_generate.ipynb #dcdcbde41ef44ebca019f5d067a258cf
+# %% ../../nbs/lib/model/80_generate.ipynb #f449d17b12a64187a1be40be96d64584
 @torch.no_grad()
 def _write(model, encoded, n_bytes, seeds, temperature, top_k, top_p, held, ramp):
     "The bytes of `stream`, whose arguments are checked and encoded; `held` as of `clamp_rows`."
@@ -115,7 +115,7 @@ def _write(model, encoded, n_bytes, seeds, temperature, top_k, top_p, held, ramp
         _, _, state = reader.states(ids_B1, state)
         if held is not None:
             state = hold_units(state, *held, share=min(1.0, t / max(1, ramp)))
-        logits_BV = model.logits(state.h_LBH[-1][:, None])[:, 0]
+        logits_BV = reader.next_logits(state)
         likely_BV = keep_likely(logits_BV, temperature, top_k, top_p)
         ids_B = pick(likely_BV, noise_BV, temperature)
         yield bytes(ids_B.tolist())

@@ -6,7 +6,7 @@
 __all__ = ['MLSTMState', 'stacked', 'uniform_start', 'column_lengths', 'input_rows', 'RecurrentLayer', 'check_inputs',
            'any_resets', 'time_major', 'RecurrentStack', 'MLSTM', 'LSTM', 'ready_products', 'Reader']
 
-# %% ../../nbs/lib/model/60_mlstm.ipynb #8874dece1af94743979c793bb8afdea1
+# %% ../../nbs/lib/model/60_mlstm.ipynb #979ee1d006d84d32a55e1077b19eba33
 import math
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from ..data.files import KitError
 from .cpu_kernels import Product
 from .gpu_graphs import ReadyWeights
 from .norms import weight_norm
-from .recurrence import kernel_set, recurrence
+from .recurrence import ByteStep, kernel_set, low_rows, recurrence
+from .tape import Inputs, States
 
 # %% ../../nbs/lib/model/60_mlstm.ipynb #8edb47106e1a46a883d545849b8ab81b
 class MLSTMState(NamedTuple):
@@ -30,9 +31,11 @@ class MLSTMState(NamedTuple):
         "The same numbers, cut off from autograd: the truncation of backpropagation through time."
         return MLSTMState(self.h_LBH.detach(), self.c_LBH.detach())
 
-# %% ../../nbs/lib/model/60_mlstm.ipynb #e7a9c2f8bc3d4abd81b4b213f5aa269c
+# %% ../../nbs/lib/model/60_mlstm.ipynb #7a4a234a1c694093a08d4765fe872901
 def stacked(states: list[tuple[torch.Tensor, torch.Tensor]]) -> MLSTMState:
     "State of a stack from the (h_BH, c_BH) of each layer."
+    if len(states) == 1:
+        return MLSTMState(*(x_BH[None].clone() for x_BH in states[0]))
     return MLSTMState(*(torch.stack(s) for s in zip(*states, strict=True)))
 
 # %% ../../nbs/lib/model/60_mlstm.ipynb #70d0323fb9a34f7a83b5984bf79b2a79
@@ -208,7 +211,7 @@ def ready_products(w: dict[str, torch.Tensor], rows: int, precision: str, tables
         return pair
     return tuple(None if w_IO is None else Product(w_IO, rows, precision) for w_IO in pair)
 
-# %% ../../nbs/lib/model/60_mlstm.ipynb #4a9f87990f6e4085a9f48ff49f59ee9a
+# %% ../../nbs/lib/model/60_mlstm.ipynb #303ba19524a341edbec51cc0d82fc475
 class Reader:
     "A stack made ready to read `n_lanes` texts side by side, again and again, without gradients."
 
@@ -217,13 +220,24 @@ class Reader:
         self.rnn = rnn
         self.embed_VE = embed_VE
         self.weights = [layer.effective() for layer in rnn.layers]
-        self.tables = None if embed_VE is None else input_rows(self.weights[0], embed_VE)
+        self.tables = None
+        if embed_VE is not None:
+            zx, mx = input_rows(self.weights[0], embed_VE)
+            self.tables = (zx, low_rows(mx, rnn.precision))
         tables = [self.tables or ()] + [()] * (rnn.n_layers - 1)
         self.products = [
             ready_products(w, n_lanes, rnn.precision, rows)
             for w, rows in zip(self.weights, tables, strict=True)
         ]
-        self.tapes = [None] * rnn.n_layers  # the states of the last call, layer by layer
+        self.tapes: list = [None] * rnn.n_layers  # the states of the last call, layer by layer
+        self.steps: list = [None] * rnn.n_layers  # a `ByteStep` each, once single bytes are read
+
+    def _read_byte(self, k: int, inputs: tuple) -> States:
+        zx, mx, *rest = inputs
+        given = Inputs(zx, low_rows(mx, self.rnn.precision), *rest)
+        if self.steps[k] is None or self.steps[k].given.h_BH.shape != given.h_BH.shape:
+            self.steps[k] = ByteStep(given)
+        return self.steps[k](given)
 
     @torch.no_grad()
     def states(self, x, state=None, reset_BT=None, layer: int = -1) -> tuple:
@@ -233,10 +247,12 @@ class Reader:
         run_forward, _ = kernel_set(state.h_LBH)
         for k, (h_BH, c_BH) in enumerate(zip(*state, strict=True)):
             rows = input_rows(self.weights[k], x_TB) if ids_TB is None else self.tables
-            inputs = (*rows, *self.products[k], h_BH, c_BH, ids_TB, reset_TB)
-            tape = run_forward(*inputs, self.rnn.precision, over=self.tapes[k])
-            self.tapes[k] = tape
-            x_TB = tape.h[1:]
+            inputs = (*rows, *self.products[k], h_BH, c_BH, ids_TB, reset_TB, self.rnn.precision)
+            if x.shape[1] == 1 and reset_TB is None and isinstance(self.products[k][0], Product):
+                self.tapes[k] = self._read_byte(k, inputs)
+            else:
+                self.tapes[k] = run_forward(*inputs, over=self.tapes[k])
+            x_TB = self.tapes[k].h[1:]
             ids_TB = None
         seen = self.tapes[layer]
         last = stacked([(tape.h[-1], tape.c[-1]) for tape in self.tapes])

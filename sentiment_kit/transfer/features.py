@@ -6,7 +6,7 @@
 __all__ = ['POOLINGS', 'StateSource', 'as_source', 'record_states', 'pooled_states', 'pooled_traces', 'ByteFeaturizer',
            'texts_digest', 'stored_features', 'store_features', 'cached_features']
 
-# %% ../../nbs/lib/transfer/00_features.ipynb #0ceb10db52f5471494bb78e2e9340d5b
+# %% ../../nbs/lib/transfer/00_features.ipynb #28fa9b00c19648b19e960f967d814430
 import hashlib
 import io
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from tqdm.auto import tqdm
 from ..data.checked_arrays import stored_array
 from ..data.containers import list_texts, one_text
 from ..data.files import KitError, digest, write_atomic
+from ..model.lanes import lay_out
 from ..model.language_model import LanguageModel
 from sentiment_kit.model.reading import (
     ModelStates,
     as_model,
-    chunk_bytes,
     encode_texts,
-    lay_out,
+    state_chunks,
     which_units,
 )
 
@@ -75,7 +75,7 @@ POOLINGS = dict(
     min=(np.inf, lambda kept_U, piece_TU, n_bytes: torch.minimum(kept_U, piece_TU.amin(0))),
 )
 
-# %% ../../nbs/lib/transfer/00_features.ipynb #1793d532aac94dcbb88a9026f782f034
+# %% ../../nbs/lib/transfer/00_features.ipynb #63dcc7a5fdbb437d9887b7ae7f61d726
 def pooled_states(
     source: ModelStates,
     encoded: Sequence[bytes],  # N texts
@@ -87,21 +87,17 @@ def pooled_states(
     laid = lay_out(encoded, lanes)
     _, _, lane_N, start_N, stop_N = laid
     n_bytes_N = stop_N - start_N
-    B, n_steps = laid.ids_BT.shape
-    T = chunk_bytes(B, source.n_units, source.model.head.bias.device)
     start_value, update = POOLINGS[pool]
     out_NU = np.zeros((len(encoded), source.n_units), np.float32)
     under_way = {}  # what is kept of each text that has begun, on the model's device
-    state = None
-    for t in tqdm(range(0, n_steps, T), disable=not progress, desc="features", unit="chunk"):
-        now = slice(t, t + T)
-        values_BTU, state = source.read(laid.ids_BT[:, now], state, laid.reset_BT[:, now])
+    for now, values_BTU in state_chunks(source, laid, "features" if progress else ""):
         values_BTU = values_BTU.float()
         start_U = values_BTU.new_full((source.n_units,), start_value)
-        for n in np.flatnonzero((start_N < t + T) & (stop_N > t) & (n_bytes_N > 0)):
-            piece_TU = values_BTU[lane_N[n], max(start_N[n] - t, 0) : stop_N[n] - t]
+        for n in np.flatnonzero((start_N < now.stop) & (stop_N > now.start) & (n_bytes_N > 0)):
+            first = max(start_N[n] - now.start, 0)
+            piece_TU = values_BTU[lane_N[n], first : stop_N[n] - now.start]
             under_way[n] = update(under_way.pop(n, start_U), piece_TU, int(n_bytes_N[n]))
-        ended = [n for n in under_way if stop_N[n] <= t + T]
+        ended = [n for n in under_way if stop_N[n] <= now.stop]
         if ended:
             out_NU[ended] = torch.stack([under_way.pop(n) for n in ended]).cpu().numpy()
     return out_NU

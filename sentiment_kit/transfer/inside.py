@@ -6,7 +6,7 @@
 __all__ = ['WORD', 'word_ends', 'draw_places', 'InsideStates', 'Steps', 'bytes_of_texts', 'places_in_lanes', 'places_in_traces',
            'read_inside']
 
-# %% ../../nbs/lib/transfer/56_inside.ipynb #f2b5ef29
+# %% ../../nbs/lib/transfer/56_inside.ipynb #c0a66d562a704eea8eee4b9e1f6ab5fd
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from ..data.files import KitError
+from ..model.lanes import Lanes, lay_out
 from ..model.language_model import LanguageModel
-from ..model.reading import Lanes, ModelStates, chunk_bytes, encode_texts, lay_out
+from ..model.reading import ModelStates, encode_texts, state_chunks
 from .features import StateSource, as_source
 
 # %% ../../nbs/lib/transfer/56_inside.ipynb #eaa56bc6
@@ -100,7 +101,7 @@ def bytes_of_texts(laid: Lanes) -> np.ndarray:  # inside_BT bool
         inside_BT[lane, start:stop] = True
     return inside_BT
 
-# %% ../../nbs/lib/transfer/56_inside.ipynb #7470147f
+# %% ../../nbs/lib/transfer/56_inside.ipynb #16fedead0d9d4a8d8569287b16bdf326
 def places_in_lanes(
     source: ModelStates,
     encoded: Sequence[bytes],  # N texts
@@ -113,14 +114,11 @@ def places_in_lanes(
     where_NP = laid.start_N[:, None] + at_NP
     out_NPU = np.empty((*at_NP.shape, source.n_units), np.float32)
     steps = Steps(source.n_units)
-    T = chunk_bytes(len(laid.ids_BT), source.n_units)
-    state = None
-    for t in range(0, laid.ids_BT.shape[1], T):
-        now = slice(t, t + T)
-        c_BTU, state = source.read(laid.ids_BT[:, now], state, laid.reset_BT[:, now])
+    for now, c_BTU in state_chunks(source, laid):
         c_BTU = c_BTU.float().cpu()
-        rows, places = np.nonzero((where_NP >= t) & (where_NP < t + T))
-        out_NPU[rows, places] = c_BTU[laid.lane_N[rows], where_NP[rows, places] - t].numpy()
+        rows, places = np.nonzero((where_NP >= now.start) & (where_NP < now.stop))
+        at = where_NP[rows, places] - now.start
+        out_NPU[rows, places] = c_BTU[laid.lane_N[rows], at].numpy()
         steps.add(c_BTU, inside_BT[:, now], laid.reset_BT[:, now])
     return out_NPU, steps.roughness
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRACE_NUMBERS', 'bootstrap_units', 'match_units', 'stream_traces', 'match_neurons']
 
-# %% ../../nbs/lib/transfer/65_matching.ipynb #6df7d0356a164b6ba76de232a9161563
+# %% ../../nbs/lib/transfer/65_matching.ipynb #747451d0ebb345aeabd3f26af445c2ac
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
@@ -15,8 +15,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..data.containers import check_container, check_text
+from ..model.lanes import lay_out
 from ..model.language_model import LanguageModel
-from ..model.reading import ModelStates, encode_texts, lay_out, which_units
+from ..model.reading import ModelStates, encode_texts, state_chunks, which_units
 from .features import StateSource, as_source
 from .labels import FeatureError, check_features, check_labels
 from .neuron import RULES, rule_scores
@@ -124,7 +125,7 @@ def _read_each(source: StateSource, lot, units) -> Iterator[tuple[bytes, np.ndar
     for text in lot:
         yield text, np.asarray(source.trace(text, units), np.float32)
 
-# %% ../../nbs/lib/transfer/65_matching.ipynb #031110173edc435d9fed48a0d68f3bc2
+# %% ../../nbs/lib/transfer/65_matching.ipynb #a65804db8ebb46aeb347a4b56f313fa7
 def _read_lot(
     source: StateSource,
     lot: Sequence[bytes],
@@ -135,14 +136,11 @@ def _read_lot(
     if not isinstance(source, ModelStates):
         yield from _read_each(source, lot, units)
         return
-    ids_BT, reset_BT, lane_N, start_N, stop_N = lay_out(lot, lanes)
-    values_BTU = np.empty((*ids_BT.shape, len(units)), np.float32)
-    state = None
-    for t in range(0, ids_BT.shape[1], 256):
-        piece = slice(t, t + 256)
-        states_BTU, state = source.read(ids_BT[:, piece], state, reset_BT[:, piece])
-        values_BTU[:, piece] = states_BTU[..., units].float().cpu().numpy()
-    for text, lane, start, stop in zip(lot, lane_N, start_N, stop_N, strict=True):
+    laid = lay_out(lot, lanes)
+    values_BTU = np.empty((*laid.ids_BT.shape, len(units)), np.float32)
+    for now, states_BTU in state_chunks(source, laid):
+        values_BTU[:, now] = states_BTU[..., units].float().cpu().numpy()
+    for text, lane, start, stop in zip(lot, *laid[2:], strict=True):
         yield text, values_BTU[lane, start:stop]
 
 # %% ../../nbs/lib/transfer/65_matching.ipynb #69eeba6c33814879987ec6dd95c81036

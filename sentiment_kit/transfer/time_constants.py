@@ -14,8 +14,9 @@ import torch
 
 from ..data.files import KitError
 from ..model.gates import UnitGates
+from ..model.lanes import BYTES_AT_ONCE, Lanes, lay_out
 from ..model.language_model import LanguageModel, ModelReader
-from ..model.reading import BYTES_AT_ONCE, Lanes, as_model, encode_texts, lay_out
+from ..model.reading import as_model, encode_texts
 from .inside import bytes_of_texts
 
 # %% ../../nbs/lib/transfer/57_time_constants.ipynb #d9d8ccf3c1ea46d79831eacd7ae24a31
