@@ -25,12 +25,13 @@ class PageOptions:
     bits: Literal[16, 8] = 16  # of a weight; 8 halves the file, and the page says what that costs
     out: str = "page.html"  # the page to write
 
-# %% ../nbs/lib/88_page_command.ipynb #a602a9a0
+# %% ../nbs/lib/88_page_command.ipynb #d0a7703dd7724371b5e6472625fc17b5
 def page(args: list[str]) -> None:
     "Write a model as a live page: one HTML file that reads and writes in any browser, offline."
     options = parse(PageOptions, args, page)
     check_outputs([options.model], dict(page=options.out))
     from sentiment_kit.looking.live_page import FIRST_TEXT, save_live_page
+    from sentiment_kit.training.checkpoint import find_model
 
     texts = texts_of(options.texts) if options.texts else FIRST_TEXT
-    say(save_live_page(options.model, options.out, texts, options.bits))
+    say(save_live_page(find_model(options.model), options.out, texts, options.bits))

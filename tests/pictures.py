@@ -27,7 +27,7 @@ from sentiment_kit.model.language_model import LanguageModel
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.metrics import read_metrics
 from sentiment_kit.transfer.features import ByteFeaturizer, cached_features, record_states
-from sentiment_kit.transfer.neuron import unit_histogram
+from sentiment_kit.transfer.neuron import NeuronClassifier, unit_histogram
 
 IMAGES = Path(__file__).resolve().parents[1] / "nbs" / "images"
 WIDTH = 860  # CSS pixels; the files have twice as many
@@ -60,11 +60,12 @@ def draw(figure: go.Figure, name: str) -> None:
 
 
 def draw_run(run: Path) -> None:
-    "Loss and unit of a run that has gone through transfer and the neuron's map."
+    "Loss of a run, and the unit that transfer and the neuron's map name in the model they read."
     transfer, neuron = read_json(run / "transfer.json"), read_json(run / "neuron.json")
-    model, unit = LanguageModel.from_pretrained(latest_checkpoint(run)), neuron["unit"]
+    model, unit = LanguageModel.from_pretrained(run / transfer["checkpoint"]), neuron["unit"]
 
-    losses = plot_losses({f"{model.config.hidden_size} cells": run}, smoothing=10)
+    name = f"{read_json(latest_checkpoint(run) / 'config.json')['hidden_size']} cells"
+    losses = plot_losses({name: run}, smoothing=10)
     losses.data = [
         line for line in losses.data if len(line.x)
     ]  # the axes of the others would be drawn
@@ -75,11 +76,14 @@ def draw_run(run: Path) -> None:
         transfer["labels"],
         {key: transfer["features"][key] for key in ("state", "pool", "layer")},
     )
-    test = load_splits(asked["given"], asked["text_key"], asked["label_key"])["test"]
-    X_NU = cached_features(ByteFeaturizer(model, **how), test.texts, run / "features")
-    right = neuron["accuracy"]["test"]["value"]
+    splits = load_splits(asked["given"], asked["text_key"], asked["label_key"])
+    train, test = splits["train"], splits["test"]
+    featurizer = ByteFeaturizer(model, **how)
+    X, X_test = (cached_features(featurizer, s.texts, run / "features") for s in (train, test))
+    cut = NeuronClassifier(unit).fit(X, train.labels)
+    right = cut.score(X_test, test.labels)
     title = f"Unit {unit} on {len(test.texts):,} test texts, {right:.1%} on the right side"
-    draw(unit_histogram(X_NU[:, unit], test.labels, neuron["threshold"], title), "neuron.png")
+    draw(unit_histogram(X_test[:, unit], test.labels, cut.threshold_, title), "neuron.png")
 
     print(f"loss.png, neuron.png: unit {unit} of {run.name}")
 

@@ -353,3 +353,28 @@ def test_a_click_on_a_dot_shows_its_unit_on_the_text(planted):
     assert (ring.x[0], ring.y[0]) == pytest.approx((dots.x[place], dots.y[place]))
     view.typed.value = "bad bad"
     assert "good" not in view.drawn.value
+
+
+def test_what_cannot_be_measured_inside_texts_is_one_sentence():
+    class Diverged(Planted):
+        def trace(self, encoded, units=None):
+            return super().trace(encoded, units) * (np.nan if b"bad" in encoded else 1.0)
+
+    few = ["good one", "bad"] * 20
+    data = Texts(few, np.array([1, 0] * 20))
+    measured = measure_units(Planted(), data)
+    y_N, states = measured.y_N, measured.states
+    for said, ask_for in (
+        ("text 1 gives states of NaN or inf", lambda: measure_units(Diverged(), data)),
+        ("places inside a text is 0", lambda: measure_units(Planted(), data, 0)),
+        ("places inside a text is -1", lambda: read_inside(Planted(), few, -1)),
+        ("text 1 has no bytes", lambda: read_inside(Planted(), [b"a", b""])),
+        ("permutations. is -1", lambda: carrier_controls(Planted(), data, data, permutations=-1)),
+        ("repeats. is 0", lambda: carrier_controls(Planted(), data, data, repeats=0)),
+        ("draws is 0", lambda: rule_stability(states, y_N, [40], 0)),
+        ("texts of a draw is 1", lambda: rule_stability(states, y_N, [1])),
+        ("texts of a draw is 0", lambda: rule_stability(states, y_N, [])),
+        ("asked of 'star'", lambda: carrier_texts("", dict(valid=data, test=data), "star")),
+    ):
+        with pytest.raises(KitError, match=said):
+            ask_for()

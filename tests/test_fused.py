@@ -1,7 +1,10 @@
 """The compiled kernels: rounding, what is not a number, threads, and torch in their place."""
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +15,8 @@ from sentiment_kit.model.cpu_kernels import gates_forward
 from sentiment_kit.model.kernel_loops import Call, Kernel
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.mlstm import MLSTM, Reader
-from sentiment_kit.model.pointwise import FusedForward, TorchForward, forward_parts
+from sentiment_kit.model.pointwise import FusedForward, TorchForward, forward_parts, fused
+from sentiment_kit.model.recurrence import run_backward, run_forward
 from sentiment_kit.model.tape import Inputs, Tape
 from sentiment_kit.model.vectors import Stream
 
@@ -23,7 +27,7 @@ def copy(s):
     s.y[0] = s.x[0]
 
 
-@pytest.mark.parametrize("low", LOW)
+@pytest.mark.parametrize("low", [low for low in LOW if kernel_loops.kernels_usable(low)])
 def test_numbers_are_rounded_as_torch_rounds_them(low):
     "Ties to even, what is too large, infinities, what is not a number, and there and back."
     torch.manual_seed(0)
@@ -145,3 +149,108 @@ def test_llvm_is_not_loaded_before_it_is_needed():
     code = "import sys, sentiment_kit.transfer.features; print('llvmlite' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_arrays_may_lie_in_memory_as_they_like(precision):
+    "States, tables, ids and resets that are transposed or expanded give the bits of plain copies."
+    plain = inputs(precision=precision)
+    plain = plain._replace(ids_TB=plain.ids_TB[:, :1].repeat(1, 3), reset_TB=torch.rand(4, 3) < 0.3)
+    for name in ("zx", "mx", "h_BH", "c_BH", "reset_TB"):
+        turned = getattr(plain, name).t().contiguous().t()
+        for keep in (True, False):
+            seen = [run_forward(*x, keep=keep) for x in (plain, plain._replace(**{name: turned}))]
+            assert torch.equal(seen[0].h, seen[1].h) and torch.equal(seen[0].c, seen[1].c), name
+    for ids_TB in (plain.ids_TB[:, :1].expand(4, 3), plain.ids_TB.int()):
+        other = run_forward(*plain._replace(ids_TB=ids_TB), keep=True)
+        assert torch.equal(run_forward(*plain).h, other.h), "also ids of 32 bits"
+
+
+def test_what_does_not_fit_never_reaches_a_kernel():
+    "A kernel would read past the end: torch says what is wrong."
+    plain = inputs()
+    reset_TB = torch.zeros(4, 3, dtype=torch.bool)
+    wrong = [dict(mx=plain.mx[:3]), dict(zx=plain.zx[:, :-1]), dict(mx=plain.mx[:, :-1])]
+    wrong += [dict(c_BH=plain.c_BH[:, :-1]), dict(h_BH=plain.h_BH[:2])]
+    wrong += [dict(ids_TB=plain.ids_TB.to(torch.uint8)), dict(ids_TB=plain.ids_TB[:, :2])]
+    wrong += [dict(reset_TB=reset_TB[:2]), dict(reset_TB=reset_TB.long())]
+    wrong[-1]["reset_TB"][0] = 1
+    for change in wrong:
+        with pytest.raises((IndexError, RuntimeError)):
+            run_forward(*plain._replace(**change), keep=True)
+    with pytest.raises(ValueError, match="without gaps"):
+        Call(
+            Kernel(copy, {"x": Stream(), "y": Stream()}),
+            (3, 5),
+            None,
+            None,
+            y=torch.empty(5, 3).t(),
+        )
+
+
+def test_no_bytes_have_a_way_back():
+    given = inputs(ids=torch.empty(0, 3, dtype=torch.long))
+    for reset_TB in (None, torch.empty(0, 3, dtype=torch.bool)):
+        tape = run_forward(*given._replace(reset_TB=reset_TB), keep=True)
+        *_, d_h, d_c = run_backward(tape, torch.empty(0, 3, 37), torch.ones(3, 37))
+        assert not d_h.any() and d_c.eq(1).all()
+
+
+@pytest.mark.parametrize("setting", ["OMP_THREAD_LIMIT=1", "OMP_DYNAMIC=true"])
+def test_fewer_threads_than_asked_for_do_all_of_the_work(setting):
+    code = """if True:
+        import torch
+        from sentiment_kit.model.mlstm import MLSTM
+        torch.set_num_threads(4)
+        rnn, x = MLSTM(1, 128), torch.randn(256, 1, 1)
+        many = rnn(x)[0]
+        torch.set_num_threads(1)
+        print(torch.equal(many, rnn(x)[0]))"""
+    name, value = setting.split("=")
+    environment = os.environ | {name: value, "OMP_NUM_THREADS": "4"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_threads_that_another_library_numbers_are_not_used():
+    now = SimpleNamespace(me=0)
+
+    def run(work, block, n_threads, flags):
+        for now.me in range(n_threads):
+            work(block)
+
+    own = dict(omp_get_thread_num=lambda: now.me, omp_get_num_threads=lambda: 2)
+    others = dict(omp_get_thread_num=lambda: 0, omp_get_num_threads=lambda: 1)
+    assert kernel_loops.numbers_threads(SimpleNamespace(GOMP_parallel=run, **own))
+    assert not kernel_loops.numbers_threads(SimpleNamespace(GOMP_parallel=run, **others))
+
+
+@pytest.mark.parametrize("low", LOW)
+def test_a_processor_that_does_not_round_leaves_it_to_torch(low, monkeypatch):
+    "A call of a function that is not there would end the process."
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}[low]
+    assert kernel_loops.kernels_usable(low) == kernel_loops.rounds(low)
+    monkeypatch.setattr(kernel_loops, "host_features", lambda: {"avx2": True})
+    assert not fused(inputs(precision=precision)) and fused(inputs())
+
+
+def test_an_llvm_that_is_too_old_is_as_good_as_none(monkeypatch, capsys):
+    kernel_loops.find_compiler.cache_clear()
+    NOTED.discard(kernel_loops.NO_COMPILER)
+    monkeypatch.setattr(kernel_loops, "PROBE", "@a = global <2 x i32> no_such_word")
+    try:
+        assert not kernel_loops.kernels_usable()
+        assert "0.45" in capsys.readouterr().err
+    finally:
+        kernel_loops.find_compiler.cache_clear()
+
+
+def test_kernels_compiled_at_the_same_time_are_not_exchanged():
+    texts = [
+        kernel_loops.assembler("kernel", copy, {"x": Stream(), "y": Stream(low)}) for low in LOW
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        addresses = list(pool.map(lambda text: kernel_loops.compiled(text, "kernel"), texts * 8))
+    assert len(set(addresses)) == len(addresses)

@@ -393,3 +393,11 @@ def test_the_kernels_are_what_their_source_says(node, tmp_path):
     version = subprocess.run(["clang", "--version"], capture_output=True, text=True, check=True)
     if "clang version 14." in version.stdout:  # the one that made the committed file
         assert made.read_bytes() == KERNELS.read_bytes()
+
+
+def test_a_run_folder_is_a_page_of_its_newest_checkpoint(tmp_path, monkeypatch):
+    model = LanguageModel(LanguageModelConfig(hidden_size=2, embed_size=2))
+    monkeypatch.setattr("sentiment_kit.training.checkpoint.latest_checkpoint", lambda run: saved)
+    saved = model.save_pretrained(tmp_path / "run" / "checkpoints" / "step-000000001")
+    main(["page", str(tmp_path / "run"), "--out", str(out := tmp_path / "page.html")])
+    assert "step-000000001" in out.read_text("utf-8")

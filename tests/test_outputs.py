@@ -696,3 +696,20 @@ def test_a_run_started_in_a_thread_takes_no_signals():
     with stop_as_interrupt():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_a_link_to_a_file_of_the_model_is_no_place_for_a_page(tmp_path, link):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    getattr(page := tmp_path / "page.html", link)(model / "config.json")
+    with pytest.raises(KitError, match="page.html could be a file of .*model"):
+        check_outputs([model], dict(page=page))
+    (blob := tmp_path / "blob").write_text("{}")
+    (model / "config.json").unlink()
+    (model / "config.json").symlink_to(blob)
+    with pytest.raises(KitError, match="blob could be a file of .*model"):
+        check_outputs([model], dict(page=blob))
+    (model / "old.html").write_text("")
+    check_outputs([model], dict(page=model / "old.html"))

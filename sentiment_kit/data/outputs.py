@@ -69,7 +69,7 @@ def _name_problem(
         return f"cannot be written, because {above} is closed to you; choose another folder"
     return None
 
-# %% ../../nbs/lib/data/22_outputs.ipynb #8be3bd1021e142f7a6518dbab517f3ab
+# %% ../../nbs/lib/data/22_outputs.ipynb #d0421613d1ff43b2b88a5e33e51685b0
 TABLES = (".csv", ".jsonl", ".npz", ".parquet", ".html", ".htm", ".png", ".svg")
 READ = (".json", ".safetensors", ".npy", ".bin", ".pt")  # what models and corpora are made of
 LOGS = ("metrics.jsonl", "quarantine.jsonl")
@@ -81,7 +81,16 @@ def _is_part(path: Path) -> bool:
         return True
     return path.exists() and path.suffix not in TABLES
 
-# %% ../../nbs/lib/data/22_outputs.ipynb #6ad96423ad3b498fb35c88b0b2a39246
+
+def _is_read_in(path: Path, folder: Path) -> bool:
+    "Is it, by this name or by one that a link gives it, a file that is read in a folder?"
+    real = Path(os.path.realpath(path))
+    if lies_in(path, folder) and (_is_part(path) or _is_part(real)):
+        return True
+    parts = folder.iterdir() if path.exists() else ()
+    return any(_same_file(path, part) for part in parts if _is_part(part))
+
+# %% ../../nbs/lib/data/22_outputs.ipynb #68acbf6cbf3a475eac0f19c579f3162a
 def _conflict(
     path: Path,
     source: Path,  # an input
@@ -90,7 +99,7 @@ def _conflict(
     "What an output would do to an input; None: nothing."
     if same_place(path, source):
         return "is one of the inputs"
-    if kind == "file" and source.is_dir() and lies_in(path, source) and _is_part(path):
+    if kind == "file" and source.is_dir() and _is_read_in(path, source):
         return f"could be a file of {source}, which is read"
     if kind == "folder" and path.exists() and lies_in(source, path):
         return f"would be replaced, and holds {source}, which is read"

@@ -7,7 +7,7 @@ __all__ = ['CarrierRow', 'Asked', 'ask', 'two_areas', 'area_estimates', 'judge_c
            'rotated_row', 'shuffled_scores', 'random_scores', 'luck_row', 'judge_numbers', 'length_row', 'count_words',
            'words_row', 'fit_part', 'probe_row', 'carrier_controls']
 
-# %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #19d5ce6d
+# %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #15bbb4b61f784a9fa8b3420de0141806
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from ..transfer.areas import unit_auc
 from ..transfer.baselines import ngram_baseline
 from ..transfer.carriers import WEIGHINGS, two_classes, weigh_states
 from ..transfer.features import StateSource, as_source
-from ..transfer.inside import InsideStates, read_inside
+from ..transfer.inside import InsideStates, check_count, read_inside
 from ..transfer.probe import SentimentProbe
 
 # %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #61343997
@@ -234,7 +234,7 @@ def probe_row(chosen_on: Asked, judged_on: Asked, repeats: int) -> CarrierRow:
     areas = area_estimates(last_N, inside_NK, judged_on.y_N, 1, repeats)
     return CarrierRow("all units, a probe at the end and one inside", None, None, *areas)
 
-# %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #3a36669f225248bfb9ebe8c9f26fac1a
+# %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #dfc33598f79047a594e15c61628f482d
 def carrier_controls(
     model: LanguageModel | StateSource | str,
     choose: Texts,  # two classes: the unit is chosen here
@@ -250,6 +250,8 @@ def carrier_controls(
         raise KitError(
             "the texts to choose on and to judge on have other labels; give the same two"
         )
+    check_count("shuffles (permutations)", permutations, 0)
+    check_count("draws of texts for intervals (repeats)", repeats, 2)
     source = as_source(model)
     chosen_on = ask(source, choose, k, seed)
     judged_on = ask(source, confirm, k, seed)

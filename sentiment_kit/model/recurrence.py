@@ -154,7 +154,7 @@ def recurrent_gradients(
     d_w_mh = weight_gradient(h_TBH, tape.p, wide)
     return weight_gradient(tape.m, tape.g, wide), d_w_mh
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #f10191a27f694c12ba41ba63eb20e054
+# %% ../../nbs/lib/model/50_recurrence.ipynb #c968641a07364e008320b990a6d39b20
 def run_backward(
     tape: Tape,  # of a `run_forward` with keep=True
     dh_TBH: torch.Tensor,  # gradient of every hidden state
@@ -169,7 +169,8 @@ def run_backward(
         d_BH = by_hT(parts.gates(t, d_BH))
         if by_mhT is not None:
             d_BH = by_mhT(parts.mix(t, d_BH))
-    first = (zeroed(d.to(dc_BH.dtype), reset_masks(given.reset_TB, 1)[0]) for d in (d_BH, parts.dc))
+    reset_B1 = [*reset_masks(given.reset_TB, given.n_steps), None][0]
+    first = (zeroed(d.to(dc_BH.dtype), reset_B1) for d in (d_BH, parts.dc))
     return parts.d_zx, parts.d_mx, *recurrent_gradients(tape, dh_TBH.dtype), *first
 
 # %% ../../nbs/lib/model/50_recurrence.ipynb #1d68872e99a143dbb325e3af8dc2248f

@@ -6,7 +6,7 @@
 __all__ = ['FEWEST', 'KINDS', 'WEIGHINGS', 'two_classes', 'weigh_states', 'UnitMeasures', 'measure_units', 'CarrierTexts',
            'carrier_texts', 'unit_kinds', 'like_units', 'draw_texts', 'rule_stability']
 
-# %% ../../nbs/lib/transfer/64_carriers.ipynb #d9797e59c7cd41b19270a3996e3e25b7
+# %% ../../nbs/lib/transfer/64_carriers.ipynb #cbcd2f3d380c4950b4d6c44e3967b3dc
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..model.language_model import LanguageModel
 from ..model.reading import ModelStates
 from .areas import Weighed, chance_area, inside_auc, unit_auc, weigh
 from .features import StateSource, as_source
-from .inside import InsideStates, read_inside
+from .inside import InsideStates, check_count, read_inside
 from .labels import FeatureError, check_labels
 from .time_constants import time_constants
 
@@ -81,7 +81,7 @@ def measure_units(
     chance = chance_area(counts, source.n_units)
     return UnitMeasures(weigh_states(states, y_N), tau_U, states.roughness_U, chance, states, y_N)
 
-# %% ../../nbs/lib/transfer/64_carriers.ipynb #afed48807704417187fd8434dd2fd64f
+# %% ../../nbs/lib/transfer/64_carriers.ipynb #1efc5f60fa514f5080f96907a1c0619e
 class CarrierTexts(NamedTuple):
     "Texts to choose a carrier on, and others to confirm it on."
 
@@ -97,6 +97,8 @@ def carrier_texts(
 ) -> CarrierTexts:
     "Reviews of a corpus by their stars, or labelled texts; valid to choose on, test to confirm."
     parts = "the validation part, confirmed on the test part"
+    if on not in (None, "stars", "labels"):
+        raise KitError(f"the unit is asked of {on!r}; use stars, labels, or null: stars if any")
     labels = CarrierTexts(data["valid"], data["test"], f"labelled texts: {parts}")
     if on == "labels":
         return labels
@@ -147,7 +149,7 @@ WEIGHINGS = {
     "inside alone": lambda weighed: np.abs(weighed.inside_U - 0.5),
 }
 
-# %% ../../nbs/lib/transfer/64_carriers.ipynb #fbf04bd9
+# %% ../../nbs/lib/transfer/64_carriers.ipynb #2a8ceffb357347128ef09e26a4327350
 def draw_texts(y_N: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:  # rows_n
     "Some texts, as many of one class as of the other."
     kinds = [np.flatnonzero(y_N == label) for label in (0, 1)]
@@ -163,6 +165,8 @@ def rule_stability(
     progress: bool = False,  # show a bar
 ) -> list[dict]:  # a row for each way and size: the unit most often named, how often, the next
     "How often each way to weigh names which unit, over draws of texts."
+    check_count("draws", draws, 1)
+    check_count("texts of a draw", min(sizes, default=0), 2)
     smaller = min(np.sum(y_N == 0), np.sum(y_N == 1))
     if max(sizes) // 2 > smaller:
         raise FeatureError(
