@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PLAIN_TYPES', 'Written', 'T', 'union_parts', 'plain_type', 'package_source', 'definition', 'plain_default',
-           'written_arguments', 'Argument', 'comment_of', 'arguments', 'options_of', 'parse']
+           'written_arguments', 'Argument', 'comment_of', 'arguments', 'options_of', 'split_pairs', 'parse']
 
-# %% ../nbs/lib/85_options.ipynb #8a1d27f5adf84529a599f71706a53fff
+# %% ../nbs/lib/85_options.ipynb #2c67aaf47bfe4d68a96b7a6578ade7f0
 import ast
 import contextlib
 import io
@@ -17,7 +17,7 @@ from functools import reduce
 from importlib.resources import files
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
@@ -147,7 +147,23 @@ def options_of(
 
     return extend
 
-# %% ../nbs/lib/85_options.ipynb #3f3bfeaa081348f5849bf8c4404264c0
+# %% ../nbs/lib/85_options.ipynb #632e50debdad4985a7bc0f7fdad1a3bc
+def split_pairs(
+    options: type,  # a dataclass
+    args: list[str],
+) -> list[str]:
+    "`args`, where name=value after an option that holds pairs is two words."
+    kinds = get_type_hints(options).items()
+    pairs = {"--" + name.replace("_", "-") for name, kind in kinds if get_origin(kind) is dict}
+    found: list[str] = []
+    inside = False
+    for word in args:
+        option = word.startswith("--")
+        inside = word in pairs if option else inside
+        found += word.split("=", 1) if inside and not option else [word]
+    return found
+
+# %% ../nbs/lib/85_options.ipynb #c22accf23e6c4750be0328e113271915
 def parse(
     options: type[T],  # a dataclass: one field an option, its comment the help
     args: list[str],  # the words after the command's name
@@ -160,7 +176,7 @@ def parse(
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 options,
-                args=args,
+                args=split_pairs(options, args),
                 prog=name,
                 description=command.__doc__,
                 config=(tyro.conf.OmitArgPrefixes,),  # --hidden-size, not --model.hidden-size

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READS', 'COLUMN_KEYS', 'MODEL_FIELDS', 'named_inputs', 'imported_packages', 'check_chain_packages',
            'check_chain_order', 'asked_labels', 'check_used', 'read_labels', 'find_models', 'check_training',
-           'check_words', 'check_judge', 'stars_of_files', 'check_start']
+           'check_weights', 'check_words', 'check_judge', 'stars_of_files', 'check_start']
 
 # %% ../nbs/lib/81_start_checks.ipynb #3d41a0b9
 import ast
@@ -145,7 +145,7 @@ def find_models(values: dict[str, dict[str, Any]]) -> None:
     for where in {given[key] for given in values.values() for key in keys if given.get(key)}:
         find_model(where)
 
-# %% ../nbs/lib/81_start_checks.ipynb #e507f065
+# %% ../nbs/lib/81_start_checks.ipynb #c830962db8004f3a9c8be9e626b538dd
 def check_training(
     given: dict[str, Any],  # parameters of 61_train, defaults among them
     run: Path,
@@ -160,7 +160,9 @@ def check_training(
     known = {f.name for f in fields(TrainConfig)} & set(given)
     settings = {name: given[name] for name in known}
     shape = {f.name: given[f.name] for f in fields(LanguageModelConfig) if f.name in given}
-    model = LanguageModelConfig(**{} if given.get("start_from") else shape)
+    if given.get("start_from"):
+        shape = {"template": shape["template"]}
+    model = LanguageModelConfig(**shape)
     config = start_config(TrainConfig("corpus", str(run), model, **settings))
     if config.global_batch % given["nproc"]:
         lanes = f"global_batch is {config.global_batch} lanes"
@@ -168,6 +170,16 @@ def check_training(
     if not (run / "train.json").exists():
         parameters = sum(count_parameters(config.model).values())
         check_room(config, checkpoint_bytes(config.model, parameters, config.global_batch))
+
+
+def check_weights(values: dict[str, dict[str, Any]]) -> None:
+    "A `KitError` for weights of parts that the corpus of this chain will not have."
+    from sentiment_kit.data.template import Template
+    from sentiment_kit.training.part_weights import weights_by_number
+
+    if "60_make_shards" in values and "61_train" in values:
+        parts = Template(values["60_make_shards"]["template"]).parts
+        weights_by_number(values["61_train"]["part_weights"], parts)
 
 # %% ../nbs/lib/81_start_checks.ipynb #0b9fbe0cc9e042cc8a44dc1bf9f966c2
 def check_words(values: dict[str, dict[str, Any]]) -> None:
@@ -211,7 +223,7 @@ def stars_of_files(made: dict[str, Any]) -> Iterator[bool]:
     except KitError:
         yield True
 
-# %% ../nbs/lib/81_start_checks.ipynb #99625dd6
+# %% ../nbs/lib/81_start_checks.ipynb #81ed9cb758cd44489207a6bb9aa5c943
 def check_start(
     given: dict[str, dict[str, Any]],  # from `plan_run`: what each notebook is given
     run: Path,  # the run's folder
@@ -227,5 +239,6 @@ def check_start(
     find_models(values)
     if "61_train" in values:
         check_training(values["61_train"], run)
+        check_weights(values)
     read_labels(values)
     check_judge(values)

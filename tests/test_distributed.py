@@ -85,7 +85,9 @@ def agree(state):
         ]  # sums of small integers are exact
         out = reducer.reduce_step(whole, Extras(float("nan") if rank else 1.0, 7, stop=rank == 0))
         assert all(torch.equal(g, torch.full_like(g, (size + 1) / 2)) for g in whole)
-        assert out.nats != out.nats and out[2:] == (False, True)
+        assert out.nats != out.nats and out[2:] == (False, True, None)
+        out = GradientReducer(world).reduce_step(whole, Extras(1.0, 7, weight=rank + 0.5))
+        assert out == Extras(size, 7 * size, weight=size * size / 2)
 
         double = [g.double() for g in every[rank]]
         GradientReducer(world).reduce_step(double, Extras(0.0, 1))

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
 from sentiment_kit.data.files import KitError
-from sentiment_kit.data.loader import Batch
+from sentiment_kit.data.loader import Batch, PartBatch
 from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model import mlstm
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
@@ -213,8 +213,17 @@ def batches_on(device):
         yield Batch(*(x.to(device) for x in parts))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_gpu_waits_once_a_step_and_for_the_step_before(monkeypatch, precision):
+def weighted(trainer, batch):
+    "Every fifth target counts 60."
+    trainer.weight_P = torch.tensor([1.0, 60.0]).to(trainer.device)
+    part_BT = torch.arange(64, dtype=torch.uint8).view(4, 16) % 5 == 0
+    return PartBatch(*batch, part_BT.to(trainer.device, torch.uint8))
+
+
+@pytest.mark.parametrize(
+    "precision, weights", [("fp32", False), ("bf16", False), ("fp16", False), ("fp16", True)]
+)
+def test_a_gpu_waits_once_a_step_and_for_the_step_before(monkeypatch, precision, weights):
     fake_cuda = pytest.importorskip("fake_cuda")
     monkeypatch.setattr(queued_step, "fetch", lambda numbers: numbers.tolist)  # no pinned memory
     figures = {}
@@ -223,6 +232,7 @@ def test_a_gpu_waits_once_a_step_and_for_the_step_before(monkeypatch, precision)
             trainer = gpu_trainer("cuda:0", precision)
             steps = []
             for batch in batches_on("cuda:0"):
+                batch = weighted(trainer, batch) if weights else batch
                 gpu.clear()
                 steps.append(take(trainer, batch))
                 waits = list(gpu.waits)

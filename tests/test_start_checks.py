@@ -87,6 +87,10 @@ def test_a_value_that_nobody_would_read_is_refused(refused, recipe, words, told)
         (["--set", "nproc=3"], "3 processes cannot share"),
         (["--set", "device=tpu"], "tpu"),
         (["--set", "patience=2", "valid_every=0"], "patience is 2"),
+        (["--set", "part_weights={headline: 3}"], "part_weights has 'headline', which is no part"),
+        (["--set", "part_weights={stars: 60}"], "the corpus has the parts frame, text"),
+        (["--set", "part_weights=60"], "part_weights is 60; use parts and numbers"),
+        (["--set", 'template="{text} {rating}"'], "no field {rating}"),
     ],
 )
 def test_what_a_later_notebook_would_refuse_is_refused_at_once(refused, words, told):
@@ -153,12 +157,23 @@ def test_a_published_set_is_fetched_before_the_training(monkeypatch):
     assert read == [(("sst2",), None, None)]
 
 
-@pytest.mark.parametrize("name", ["smoke", "small_cpu", "reviews_small", "demo", "bench"])
+@pytest.mark.parametrize(
+    "name", ["smoke", "small_cpu", "reviews_small", "reviews_stars", "demo", "bench"]
+)
 def test_shipped_recipes_pass(name, tmp_path):
     recipe = read_recipe(name)
     data = write_rows(tmp_path / "a.jsonl", [{"reviewText": "good", "overall": 5}])
     left = {key: [data] for key, value in recipe.items() if value is None}
     start_checks.check_start(plan_run(recipe, left, tmp_path / "run"), tmp_path / "run")
+
+
+def test_the_starred_recipe_gives_corpus_and_model_one_template(tmp_path):
+    said = {"data": "samples", "start_from": "leg2", "hidden_size": None, "embed_size": None}
+    plan = plan_run(read_recipe("reviews_stars"), said, tmp_path)
+    made, trained = plan["60_make_shards"], plan["61_train"]
+    assert made["template"] == trained["template"] == "{text}\n{stars} {summary}"
+    assert trained["part_weights"] == {"stars": 60, "summary": 3}
+    start_checks.check_used(plan)
 
 
 def test_imports_are_read_from_every_cell():

@@ -6,7 +6,7 @@
 __all__ = ['BITS', 'LOSSES', 'join_lanes', 'byte_bits', 'lane_bits', 'shuffle_neighbours', 'review_table', 'fill_losses',
            'find_moments', 'unseen_at', 'kept_table', 'keep_table', 'measure_losses', 'running_bits']
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #b836156a0cdf4fbc93545ede8321072d
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #30357b7fed9d4a07b3f35799790738c4
 import io
 import math
 from collections.abc import Sequence
@@ -26,10 +26,11 @@ from sentiment_kit.evidence.held_out import (
     review_lengths,
     unseen_reviews,
 )
-from ..model.language_model import LanguageModel
+from ..model.language_model import LanguageModel, read_config
 from ..model.loss import cross_entropy
 from ..training.checkpoint import newest_first
 from ..training.config import read_train_config
+from ..training.evaluate import same_text
 from ..training.machine import pick_device
 from ..training.metrics import read_metrics
 from ..training.saved_arrays import read_numbers
@@ -200,7 +201,7 @@ def keep_table(path: Path, key: str, table: np.ndarray) -> None:
     np.savez_compressed(buffer, key=np.array(key), table=table)
     write_atomic(path, buffer.getvalue())
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #79f312f9d78445f18d8bed2a2dd679a4
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #b43f9ac3653644b5b8b7a0f7cb1bc7cc
 def measure_losses(
     run: str | Path,  # trained for one epoch on a corpus of `hold_out`, with checkpoints on the way
     corpus: str | Path | None = None,  # where the corpus is now; None: where it was in training
@@ -219,6 +220,7 @@ def measure_losses(
     path = Path(run) / "gap_losses.npz"
     table = kept_table(path, key)
     if table is None:
+        same_text(corpus, read_config(moments[1])[0])
         where = (str(pick_device(device)), config.precision)
         models = [LanguageModel.from_pretrained(moment, *where) for moment in moments]
         table = review_table(corpus, unseen_at(run, moments[0], corpus))

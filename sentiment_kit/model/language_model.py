@@ -27,7 +27,7 @@ from .gpu_products import fp32_product
 from .mlstm import LSTM, MLSTM, MLSTMState, Reader
 from .weights import load_weights, read_array_shapes
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #36bc7421cbc740dda2b718ef5ad0ab02
+# %% ../../nbs/lib/model/70_language_model.ipynb #e9dcf95ef305487cbb525d77dd98b1fa
 @dataclass(frozen=True)
 class LanguageModelConfig:
     "Architecture of a `LanguageModel`. H = 4096, E = 64 is the paper's (86.3 million parameters)."
@@ -44,7 +44,7 @@ class LanguageModelConfig:
 
     def __post_init__(self):
         check_fields(self)
-        Template(self.template)
+        object.__setattr__(self, "template", Template(self.template).text)
 
 # %% ../../nbs/lib/model/70_language_model.ipynb #8f1bd7c4f08448b1bc60dad04830df1d
 class _RoundedLinear(torch.autograd.Function):

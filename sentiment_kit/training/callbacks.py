@@ -38,7 +38,7 @@ def out_of_patience(
     first_of_last = sorted(valid_bits)[-patience]
     return min(valid_bits, key=valid_bits.get) < first_of_last
 
-# %% ../../nbs/lib/training/60_callbacks.ipynb #244aeddb69144b98992522ea808ac5bf
+# %% ../../nbs/lib/training/60_callbacks.ipynb #818823147a4c4e56b79a04c314cb4e24
 class Validate(Callback):
     "Bits per byte on the validation split, into the step's record; ends a run out of patience."
 
@@ -49,6 +49,7 @@ class Validate(Callback):
             result = evaluate(trainer.model, trainer.corpus, "valid", *how, lambda: trainer.asked)
         run.valid_bits[run.step] = result.bits_per_byte
         figures = {"valid_bits": result.bits_per_byte, "split": "valid", "reset": c.reset}
+        figures |= {f"valid_bits_{part}": bits for part, bits in result.part_bits.items()}
         return figures | {"lanes": c.valid_lanes, "valid_bytes": result.n_bytes}
 
     def on_start(self, trainer):

@@ -6,13 +6,14 @@
 __all__ = ['UsualSettings', 'TrainConfig', 'check_settings', 'read_train_config', 'changed_settings', 'run_bytes',
            'learning_rate']
 
-# %% ../../nbs/lib/training/40_config.ipynb #369a2c023d70400aafd60c7428234828
+# %% ../../nbs/lib/training/40_config.ipynb #0804c222899342d3876175459bad44bc
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..data.checked_json import check_fields, config_from_json, read_checked, setting
 from ..data.files import KitError
 from ..model.language_model import LanguageModelConfig
+from .part_weights import check_part_weights
 
 # %% ../../nbs/lib/training/40_config.ipynb #0db1176ddcf04a70a26988ae8786a71f
 @dataclass
@@ -61,7 +62,7 @@ class UsualSettings:
     progress: str = setting("auto", choices=("auto", "bar", "lines", "none"), may_change=True)
     tensorboard: bool = setting(False, may_change=True)  # TensorBoard's files, too
 
-# %% ../../nbs/lib/training/40_config.ipynb #79992166aa5c4c1582f4ae83048ed8a2
+# %% ../../nbs/lib/training/40_config.ipynb #021a99c2a7bf435e96328f07c94217b9
 @dataclass
 class TrainConfig(UsualSettings):
     "One training run: what, on what, how long, how fast, and how it is watched."
@@ -79,11 +80,15 @@ class TrainConfig(UsualSettings):
     # share of a layer's units whose forget gates start at time scales up to chrono_bytes
     chrono_share: float = setting(0.0, at_least=0, at_most=1)
     chrono_bytes: float = setting(400.0, above=1)  # longest of these time scales, in bytes of text
+    # how much a byte of a part of the corpus' template counts in the loss, such as stars 60
+    # summary 3; other bytes count 1
+    part_weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         check_settings(self)
+        check_part_weights(self.part_weights)
 
-# %% ../../nbs/lib/training/40_config.ipynb #8e53302f50184fb8b79c4ceef791bf31
+# %% ../../nbs/lib/training/40_config.ipynb #5be3b41b18c540f7b5e65979a8c795c1
 def check_settings(config: TrainConfig) -> None:
     "Refuse, by name, what no run can have."
     if isinstance(config.model, dict):
@@ -107,7 +112,7 @@ def read_train_config(
     "Its train_config.json; what no run can have is a `KitError` that names the field."
     return read_checked(TrainConfig, Path(run) / "train_config.json")
 
-# %% ../../nbs/lib/training/40_config.ipynb #7312ffbd466f41cdadee5f5c74b3815d
+# %% ../../nbs/lib/training/40_config.ipynb #f6b58ebb9d3f438b873384847c09e573
 def changed_settings(
     old: dict,  # a stored configuration, as `asdict` gives it, perhaps of an older version
     config: TrainConfig,  # of the run that wants to go on from there
@@ -116,9 +121,10 @@ def changed_settings(
     kept = [f for f in fields(TrainConfig) if not f.metadata.get("may_change")]
     both = [f for f in (*kept, *fields(LanguageModelConfig)) if f.name != "model"]
     old = old | old["model"]
-    new = asdict(config)
-    new |= new.pop("model")
-    compared = ((f.name, old.get(f.name, f.default), new[f.name]) for f in both)
+    usual, new = asdict(TrainConfig("", "")), asdict(config)
+    for values in (usual, new):
+        values |= values.pop("model")
+    compared = ((f.name, old.get(f.name, usual[f.name]), new[f.name]) for f in both)
     return [(name, then, now) for name, then, now in compared if then != now]
 
 # %% ../../nbs/lib/training/40_config.ipynb #d3cf51c0481448ec8d050a64a635d128

@@ -116,7 +116,7 @@ def world_of_environment(device: str) -> World:  # device as for `join_world`
         stay_on_this_machine()
     return World(group.rank, group.size, group.local_rank, here)
 
-# %% ../../nbs/lib/training/10_distributed.ipynb #9842c706fdee4cf1bc11be6bae76d1ef
+# %% ../../nbs/lib/training/10_distributed.ipynb #272f781e460541f086e7eee5d9ea7f66
 class Extras(NamedTuple):
     "Numbers or 0-d tensors of this rank going in, numbers of all ranks coming out."
 
@@ -124,21 +124,22 @@ class Extras(NamedTuple):
     n_bytes: int  # how many bytes these are; comes out summed, exact up to 2**24
     overflow: bool = False  # gradients overflowed: all ranks skip the step
     stop: bool = False  # somebody asked to stop: all ranks stop after this step
+    weight: float | None = None  # summed weights of the bytes; comes out summed; None: no weights
 
-# %% ../../nbs/lib/training/10_distributed.ipynb #8cf4344895754eb5a13727ebb31ccec7
+# %% ../../nbs/lib/training/10_distributed.ipynb #33baace8be884faeac1d6dad2217ad7e
 def read_sums(
     world: World,
     numbers: list[float],  # what `GradientReducer.start` gave, read from the device
     mine: int,  # bytes of this rank
 ) -> Extras:  # of all ranks: numbers summed, flags set where any rank's is
     "The extras of all ranks; all bring equally many bytes, else a `KitError`."
-    nats, n_bytes, *flags = numbers
+    nats, n_bytes, overflow, stop, *weight = numbers
     if n_bytes != world.world_size * mine:
         read = f"rank {world.rank} read {mine} of {n_bytes:.0f} bytes"
         raise KitError(f"{read}; give every rank as many")
-    return Extras(nats, round(n_bytes), *(flag > 0 for flag in flags))
+    return Extras(nats, round(n_bytes), overflow > 0, stop > 0, *weight)
 
-# %% ../../nbs/lib/training/10_distributed.ipynb #0afe4ed3b4a14b12894844c5d8190d53
+# %% ../../nbs/lib/training/10_distributed.ipynb #2acb4c661c9b4afe97b503c31604de79
 class GradientReducer:
     "Averages gradients over the ranks, in place, through one buffer that is allocated once."
 
@@ -151,10 +152,10 @@ class GradientReducer:
         self.dtype = dtype
         self.buffers = []
 
-    def allocate(self, gradients: list[torch.Tensor]) -> None:
+    def allocate(self, gradients: list[torch.Tensor], n_extras: int) -> None:
         alone = self.world.world_size == 1
         sizes = [0 if alone else g.numel() for g in gradients]
-        n, n_extras, device = sum(sizes), len(Extras._fields), gradients[0].device
+        n, device = sum(sizes), gradients[0].device
         dtype = self.dtype or gradients[0].dtype
         together = dtype.itemsize >= 4
         flat = torch.zeros(n + together * n_extras, dtype=dtype, device=device)
@@ -168,11 +169,12 @@ class GradientReducer:
         self,
         gradients: list[torch.Tensor],  # unscaled, of the same shapes in every step
         extras: Extras,  # of this rank
-    ) -> torch.Tensor:  # [4] on the device, for `read_sums`; written over in the next step
+    ) -> torch.Tensor:  # [4 or 5] on the device, for `read_sums`; the next step writes over it
         "Make `gradients` the mean over ranks; nothing waits for the device."
+        given = [value for value in extras if value is not None]
         if not self.buffers:
-            self.allocate(gradients)
-        for slot, value in zip(self.extras.unbind(), extras, strict=True):
+            self.allocate(gradients, len(given))
+        for slot, value in zip(self.extras.unbind(), given, strict=True):
             slot.copy_(value) if isinstance(value, torch.Tensor) else slot.fill_(value)
         if self.views:
             torch._foreach_copy_(self.views, gradients)
@@ -186,8 +188,9 @@ class GradientReducer:
     def reduce_step(self, gradients: list[torch.Tensor], extras: Extras) -> Extras:
         "`start` and `read_sums` in one: waits for the device."
         if self.world.world_size == 1:
-            flags = (bool(flag) for flag in extras[2:])
-            return Extras(float(extras.nats), int(extras.n_bytes), *flags)
+            weight = None if extras.weight is None else float(extras.weight)
+            flags = (bool(extras.overflow), bool(extras.stop))
+            return Extras(float(extras.nats), int(extras.n_bytes), *flags, weight)
         with in_touch(self.world.rank, "summing gradients"):
             numbers = self.start(gradients, extras).tolist()
         return read_sums(self.world, numbers, int(extras.n_bytes))

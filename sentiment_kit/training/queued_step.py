@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['DeviceScale', 'device_scaler', 'finite_state', 'update_on_device', 'fetch', 'read_step', 'launch_step']
 
-# %% ../../nbs/lib/training/66_queued_step.ipynb #88feeda4904a491c8634f051b8c5fbe1
+# %% ../../nbs/lib/training/66_queued_step.ipynb #594827fcf762473392da92fe973a4044
 import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 
-from ..data.loader import Batch
+from ..data.loader import Batch, PartBatch
 from ..model.mlstm import MLSTMState
 from ..model.norms import fused_norm
 from .distributed import in_touch, read_sums
 from .fp16 import DynamicLossScaler, StaticLossScaler, unscale_gradients
+from .part_weights import take_mean_weight_out
 from .run_state import Launched, Step
 from .step import Backward, go_back
 
@@ -117,10 +118,10 @@ def read_step(
     mean = told.nats / told.n_bytes
     return Step(back.batch, before, mean, told.n_bytes, seconds, figures)
 
-# %% ../../nbs/lib/training/66_queued_step.ipynb #4cbd7bce
+# %% ../../nbs/lib/training/66_queued_step.ipynb #9de97bd2343a4b3aab372487bf370384
 def launch_step(
     trainer,  # as for `take_step`; and device_scale, None at first
-    batch: Batch,  # this rank's lanes
+    batch: Batch | PartBatch,  # this rank's lanes
 ) -> Launched:
     "What `take_step` does, without waiting for this step, but for the one before."
     start = time.perf_counter()
@@ -129,6 +130,8 @@ def launch_step(
     back = go_back(trainer, batch, scaler)
     sums = reducer.start(back.gradients, back.extras)
     found = sums[2] > 0
+    if back.extras.weight is not None:
+        take_mean_weight_out(back.gradients, sums[4] / sums[1])
     norm = update_on_device(trainer.optimizer, back.gradients, trainer.config.clip_norm, found)
     if isinstance(scaler, DeviceScale):
         scaler.update(found)

@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['FINISHED', 'ENOUGH', 'Step', 'Launched', 'NewestStep', 'RunState']
 
-# %% ../../nbs/lib/training/55_run_state.ipynb #9047cc4e249445e895a223ea316016d8
+# %% ../../nbs/lib/training/55_run_state.ipynb #a70a7c182a7f40bc9712c4b80aca40db
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..data.loader import Batch
+from ..data.loader import Batch, PartBatch
 from ..model.mlstm import MLSTMState
 
-# %% ../../nbs/lib/training/55_run_state.ipynb #b3c0be818a9942baa23a436ae081b443
+# %% ../../nbs/lib/training/55_run_state.ipynb #8f5cada67add48389615320d5869c3e7
 class Step(NamedTuple):
     "What one step did. Loss and bytes are those of all ranks; batch and state are this rank's."
 
-    batch: Batch | None  # ids, targets and resets [B, T]; None for a step before a restart
+    # ids, targets and resets [B, T], perhaps parts; None for a step before a restart
+    batch: Batch | PartBatch | None
     before: MLSTMState | None  # of the same lanes, when the step began
     nats: float  # mean loss a byte; may be infinite or NaN if the step was skipped
     n_bytes: int  # bytes predicted
