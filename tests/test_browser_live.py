@@ -98,9 +98,10 @@ def test_every_control(file, dark):
 
         type_text(page, "It was good.")
         assert "It was good." in view.evaluate(ROWS)
-        c_T = record_states(model, encode("It was good."), [484])[:, 0]
         told = json.loads(page.locator("#told").inner_text())
-        vote = told["neuron"]["sign"] * (c_T[-1] - told["neuron"]["threshold"])
+        neuron = told["neuron"]
+        c_T = record_states(model, encode("It was good."), [neuron["unit"]])[:, 0]
+        vote = neuron["sign"] * (c_T[-1] - neuron["threshold"])
         press("Sentiment")
         assert number(vote) in verdict.inner_text()
         assert ("votes good" if vote > 0 else "votes bad") in verdict.inner_text()
@@ -124,7 +125,7 @@ def test_every_control(file, dark):
         assert page.locator(".skh-tops button").count() == 12
 
         press("Any unit")
-        page.get_by_role("button", name="unit 484: choose another").click()
+        page.get_by_role("button", name=f"unit {neuron['unit']}: choose another").click()
         page.get_by_role("combobox", name="search units").fill("17")
         page.get_by_role("combobox", name="search units").press("Enter")
         assert "unit 17" in page.locator(".skh-legend").inner_text()

@@ -18,7 +18,13 @@ from sentiment_kit.data.files import KitError, write_json
 from sentiment_kit.data.text import PRESETS, encode
 from sentiment_kit.looking.heatmap_widget import HeatmapView, HeatmapWidget, answer_browser
 from sentiment_kit.looking.ledger import write_ledger
-from sentiment_kit.looking.live_page import live_page, save_live_page, surprise
+from sentiment_kit.looking.live_page import (
+    found_neuron,
+    live_page,
+    neuron_told,
+    save_live_page,
+    surprise,
+)
 from sentiment_kit.looking.live_weights import (
     coded_loss,
     coded_model,
@@ -291,6 +297,13 @@ def test_hostile_text_and_names_stay_text():
     assert told["texts"] == [well_formed(text) for text in texts]
     assert told["units"] == ["surprise", "vote", 3] and told["neuron"]["sign"] == -1
     assert "<b>" not in told["neuron"]["said"] and "Alone" not in told["neuron"]["said"]
+
+
+def test_the_bundled_page_says_how_far_its_unit_can_be_trusted():
+    found = found_neuron("reviews-small")
+    said = neuron_told(found["neuron"], 768, found["accuracy"])["said"]
+    assert said.startswith("Unit 217, one of 768")
+    assert "right on 66% of reviews that did not choose it" in said
 
 
 @pytest.mark.parametrize("accuracy", [None, [], {"test": None}, {"test": {"value": 7.0}}])

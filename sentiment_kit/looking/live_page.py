@@ -61,16 +61,18 @@ def votes_of(
         return None
     return neuron if neuron.layer in (-1, model.config.n_layers - 1) else None
 
-# %% ../../nbs/lib/looking/36_live_page.ipynb #08f8504ef353452e8bf3a34ecb34d517
+# %% ../../nbs/lib/looking/36_live_page.ipynb #29571f03ef204edab24ae9004dbb565f
 def trust(
-    accuracy: dict | None,  # of a neuron.json: value, low and high by split
+    accuracy: dict | None,  # of a neuron.json: value by split, or one value of reviews that confirm
 ) -> str:
     "How often a unit alone is right, in a sentence; empty where that is not known."
-    test = accuracy.get("test") if isinstance(accuracy, dict) else None
-    value = test.get("value") if isinstance(test, dict) else None
+    stated = accuracy if isinstance(accuracy, dict) else {}
+    test = stated.get("test")
+    value = test.get("value") if isinstance(test, dict) else stated.get("accuracy")
+    texts = "short test sentences" if "test" in stated else "reviews that did not choose it"
     if not isinstance(value, float) or not 0 <= value <= 1:
         return ""
-    return f" Alone it is right on {value:.0%} of short test sentences; a coin on 50%."
+    return f" Alone it is right on {value:.0%} of {texts}; a coin on 50%."
 
 
 def neuron_told(neuron: StatedNeuron, hidden: int, accuracy: dict | None = None) -> dict:
@@ -213,7 +215,7 @@ def live_page(
     still = heatmap_html(encoded[0], bits_T, title="surprise in bits", scale=FULL_SURPRISE)
     return live_document(told, weights.data, name, still, page_facts(name, model, loss, bits))
 
-# %% ../../nbs/lib/looking/36_live_page.ipynb #e65742da5e7e4098bdb0dbd036998f44
+# %% ../../nbs/lib/looking/36_live_page.ipynb #ab2df8b88b064aa6bd540093fb6b43a5
 def found_neuron(model: str | Path) -> dict:
     "Name, neuron and accuracy of a saved model, as `live_page` takes them."
     folder = pretrained_folder(model)
@@ -222,7 +224,11 @@ def found_neuron(model: str | Path) -> dict:
     if not found.is_file():
         return dict(name=name)
     stated: Any = read_json(found)
-    return dict(name=name, neuron=read_neuron(found), accuracy=stated.get("accuracy"))
+    return dict(
+        name=name,
+        neuron=read_neuron(found),
+        accuracy=stated.get("accuracy") or stated.get("confirmed"),
+    )
 
 # %% ../../nbs/lib/looking/36_live_page.ipynb #352b15909a6c4db18a3706dd223c2ced
 def save_live_page(
