@@ -13,6 +13,7 @@ import torch
 from forks import run_ranks
 from ranks import train_double
 from safetensors.torch import load_file
+from stop_at import StopAt
 
 from sentiment_kit import TextClassifier
 from sentiment_kit.cli import main
@@ -27,7 +28,7 @@ from sentiment_kit.looking.loss_curves import plot_losses
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.loss import cross_entropy
 from sentiment_kit.training import trainer as trainer_room
-from sentiment_kit.training.callbacks import Callback, usual_callbacks
+from sentiment_kit.training.callbacks import usual_callbacks
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.config import TrainConfig, changed_settings, read_train_config
 from sentiment_kit.training.evaluate import evaluate
@@ -168,15 +169,6 @@ def test_a_run_on_a_starred_corpus_goes_on(starred, even, tmp_path):
     with pytest.raises(KitError, match="stopped"):
         train(half, [StopAt(10), *usual_callbacks()])
     assert same_weights(train(half), even)
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, trainer):
-        if trainer.run.step == self.at:
-            trainer.ask_to_stop("stopped by the test")
 
 
 def test_the_loss_gap_refuses_other_text(written, tmp_path):

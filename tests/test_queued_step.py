@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from forks import run_ranks
+from stop_at import StopAt
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
@@ -43,15 +44,6 @@ def corpus(tmp_path_factory):
 
 def settings(corpus, out, **changes):
     return TrainConfig(str(corpus.folder), str(out), TINY, **(USUAL | changes))
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, trainer):
-        if trainer.run.step == self.at:
-            trainer.ask_to_stop("stopped by the test")
 
 
 class Poison(Callback):

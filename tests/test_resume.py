@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stop_at import StopAt
 
 from sentiment_kit.cli import main
 from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
@@ -42,17 +43,6 @@ def corpus(tmp_path_factory):
 
 def settings(corpus, out, **changes):
     return TrainConfig(str(corpus.folder), str(out), **({"model": TINY} | USUAL | changes))
-
-
-class StopAt(Callback):
-    "Asks the trainer to stop after a step."
-
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, trainer):
-        if trainer.run.step == self.at:
-            trainer.ask_to_stop("stopped by the test")
 
 
 @pytest.fixture(scope="module")

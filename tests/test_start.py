@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stop_at import StopAt
 
 from sentiment_kit.cli import main
 from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
@@ -17,7 +18,6 @@ from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfi
 from sentiment_kit.training.callbacks import usual_callbacks
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.config import TrainConfig, changed_settings, learning_rate
-from sentiment_kit.training.events import Callback
 from sentiment_kit.training.trainer import Stopped, Trainer, train
 
 TINY = LanguageModelConfig(hidden_size=8, embed_size=4)
@@ -36,17 +36,6 @@ def corpus(tmp_path_factory):
 
 def settings(corpus, out, **changes):
     return TrainConfig(str(corpus.folder), str(out), TINY, **(HELD | changes))
-
-
-class StopAt(Callback):
-    "Asks the trainer to stop after a step."
-
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, trainer):
-        if trainer.run.step == self.at:
-            trainer.ask_to_stop("stopped by the test")
 
 
 @pytest.fixture(scope="module")
