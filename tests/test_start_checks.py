@@ -168,11 +168,12 @@ def test_shipped_recipes_pass(name, tmp_path):
 
 
 def test_the_starred_recipe_gives_corpus_and_model_one_template(tmp_path):
-    said = {"data": "samples", "start_from": "leg2", "hidden_size": None, "embed_size": None}
+    said = {"data": "samples"}
     plan = plan_run(read_recipe("reviews_stars"), said, tmp_path)
     made, trained = plan["60_make_shards"], plan["61_train"]
     assert made["template"] == trained["template"] == "{text}\n{stars} {summary}"
-    assert trained["part_weights"] == {"stars": 60, "summary": 3}
+    assert trained["part_weights"] == {"stars": 150, "summary": 3}
+    assert trained["start_from"] == "reviews-small"
     start_checks.check_used(plan)
 
 
