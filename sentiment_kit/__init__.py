@@ -31,6 +31,9 @@ HOMES = {  # name: the module that defines it
     "LossExplorer": "looking.loss_explorer",
     "NeuronMap": "looking.neuron_map",
     "SteeringPanel": "looking.steering",
+    "TextTable": "looking.text_table",
+    "look": "looking.text_table",
+    "name_unit": "transfer.unit_notes",
 }
 
 __all__ = [  # spelled out, because type checkers read only a literal list
@@ -43,12 +46,15 @@ __all__ = [  # spelled out, because type checkers read only a literal list
     "SentimentProbe",
     "SteeringPanel",
     "TextClassifier",
+    "TextTable",
     "TrainConfig",
     "find_sentiment_neuron",
     "generate",
     "heatmap_html",
     "load_dataset",
+    "look",
     "make_shards",
+    "name_unit",
     "open_corpus",
     "plot_losses",
     "read_reviews",
@@ -67,6 +73,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors: they do not r
     from .looking.loss_explorer import LossExplorer
     from .looking.neuron_map import NeuronMap
     from .looking.steering import SteeringPanel
+    from .looking.text_table import TextTable, look
     from .model.generate import generate
     from .model.language_model import LanguageModel, LanguageModelConfig
     from .training.config import TrainConfig
@@ -75,6 +82,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors: they do not r
     from .transfer.features import ByteFeaturizer, record_states
     from .transfer.neuron import find_sentiment_neuron
     from .transfer.probe import SentimentProbe
+    from .transfer.unit_notes import name_unit
 else:  # hidden from them, for with it they would take any name for one of ours
 
     def __getattr__(name: str) -> object:

@@ -6,7 +6,7 @@
 __all__ = ['SAVED', 'heatmap_document', 'heatmap_numbers', 'still', 'picture_of', 'answer_browser', 'HeatmapView', 'save_view',
            'unit_choices', 'HeatmapWidget', 'read_texts']
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #192d1da9f9754909a1dded7694fcf594
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #50f22d7f392a4a92afe0dca146185bf3
 import html
 import json
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ from sentiment_kit.looking.panes import (
 )
 from ..model.language_model import LanguageModel
 from ..transfer.features import StateSource
+from ..transfer.unit_notes import unit_titles
 
 # %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #90f4b346350c4ac98616b16528f18779
 def heatmap_document(
@@ -204,7 +205,7 @@ def save_view(view: HeatmapView, path: Path, live: bool = False):
     else:
         raise KitError(f"{path.name}: a heatmap is saved as .html, .json or .png")
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #c4e0e05f25764e6abd736e416fb3a954
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #87210e04ecb74809aa6fbdc3fd692f17
 def unit_choices(
     reader: PaneReader,
     weight_U: np.ndarray | None,  # of a probe
@@ -213,7 +214,10 @@ def unit_choices(
     "The facts for the list in which units are looked up; only those that are known."
     known = dict(weight=weight_U, stars=stars_U)
     rows = {k: np.asarray(v, "<f4").tobytes() for k, v in known.items() if v is not None}
-    return rows | dict(n_units=min((s.n_units for s in reader.sources), default=0))
+    titles = unit_titles(reader.sources[0]) if len(reader.sources) == 1 else {}
+    names = {str(u): f"unit {u} · {title}" for u, title in titles.items()}
+    named = dict(names=names) if names else {}
+    return rows | named | dict(n_units=min((s.n_units for s in reader.sources), default=0))
 
 # %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #211d6a51fbb4484795e12bf3f20f093c
 class HeatmapWidget(HeatmapView):
@@ -271,7 +275,7 @@ class HeatmapWidget(HeatmapView):
         if self.picked["stop"] <= len(panes[self.picked["pane"]]["bytes"]):  # else: an old text
             self.top = self._reader.top(panes, self.picture["units"], **self.picked)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #18b056ddeab44bd591c6caa3aaf4419d
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #c7ce6f06cccf4ba7864f838aeb0688ab
 def read_texts(
     widget: HeatmapWidget,
     new: bool,  # are the texts new, so that what was picked in them is no more?
@@ -282,6 +286,9 @@ def read_texts(
     try:
         panes = widget._reader.panes(widget.texts, widget.units)
         told = widget._reader.unit_words() | dict(ledger=widget._reader.has_ledger)
+        called = widget.choices.get("names", {})
+        if names := {k: called[k] for k in map(unit_key, widget.units) if k in called}:
+            told["names"] = names | told.get("names", {})
         widget._draw(panes, widget.units, typed=True, **told)
     except KitError as error:
         widget._recorded = widget._recorded or []

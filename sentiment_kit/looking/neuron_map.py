@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CELL', 'INK', 'UnitSummary', 'unit_summary', 'summary_html', 'unit_extremes', 'end_snippets', 'walk_controls',
-           'see_through_histogram', 'turn', 'NeuronMap', 'still_of']
+           'see_through_histogram', 'turn', 'NeuronMap', 'told_place', 'still_of']
 
-# %% ../../nbs/lib/looking/70_neuron_map.ipynb #f32152705afe48c78a12bf850dd3430e
+# %% ../../nbs/lib/looking/70_neuron_map.ipynb #1f86b0aa63a641a99548c6338889e9d3
 import html
 import re
 from collections.abc import Sequence
@@ -34,6 +34,7 @@ from ..transfer.features import ByteFeaturizer, StateSource, as_source
 from ..transfer.labels import check_labels
 from ..transfer.neuron import NeuronClassifier, unit_histogram
 from ..transfer.probe import SentimentProbe
+from ..transfer.unit_notes import unit_titles
 
 # %% ../../nbs/lib/looking/70_neuron_map.ipynb #8763a12b2bbd4a93a75aff182afb95dc
 class UnitSummary(NamedTuple):
@@ -151,18 +152,21 @@ def end_snippets(
         lowest=_end(model, texts, np.argsort(low_N), unit, k, "bottom"),
     )
 
-# %% ../../nbs/lib/looking/70_neuron_map.ipynb #5280bbf101c24c1fb544890922f33a84
+# %% ../../nbs/lib/looking/70_neuron_map.ipynb #360271c8616f4f2183d9da96047b7646
 def walk_controls(
     weight_U: np.ndarray,  # of the probe
     orders: dict[str, list[int]],  # of unit_orders
+    titles: dict[int, str] | None = None,  # of units that have a note
 ) -> dict[str, ipywidgets.Widget]:
     "The widgets that choose a unit."
-    named = [f"unit {u} · weight {number(w) if w else 0}" for u, w in enumerate(weight_U)]
+    called = {u: f" · {title}" for u, title in (titles or {}).items()}
+    weights = [f"weight {number(w) if w else 0}" for w in weight_U]
+    named = [f"unit {u} · {weight}{called.get(u, '')}" for u, weight in enumerate(weights)]
     first = next(iter(orders.values()))[0]
     narrow = dict(layout=dict(width="7rem"))
     wide = dict(layout=dict(width="19rem"))
     bounds = dict(min=0, max=len(weight_U) - 1, layout=dict(width="11rem"))
-    hint = "number or weight"
+    hint = "number, weight or name"
     return dict(
         previous=ipywidgets.Button(description="◀ previous", **narrow),
         next=ipywidgets.Button(description="next ▶", **narrow),
@@ -196,7 +200,7 @@ def turn(
         for shown, bars in zip(live.data, figure.data, strict=True):
             shown.update(x=bars.x, y=bars.y, width=bars.width)
 
-# %% ../../nbs/lib/looking/70_neuron_map.ipynb #b29802664a0542849c3fec60fdea84be
+# %% ../../nbs/lib/looking/70_neuron_map.ipynb #9cfcd86b7f9c4aaca5b142ec756bb2c7
 class NeuronMap(ipywidgets.VBox):
     "The map of units; then one unit: its numbers, its values by label, the texts at its ends."
 
@@ -222,7 +226,7 @@ class NeuronMap(ipywidgets.VBox):
         self.probe = probe_splits(self.X, self.y).probe if probe is None else probe
         self.extremes = unit_extremes(self.model, self.texts, progress)
         self.orders = unit_orders(self.probe, self.X["valid"], self.y["valid"])
-        self.controls = walk_controls(self.probe.coef_[0], self.orders)
+        self.controls = walk_controls(self.probe.coef_[0], self.orders, unit_titles(self.model))
         self.map = map_or_reason(self.model, data["valid"], measured, self.texts)
         super().__init__(_made_parts(self), _dom_classes=("neuron-map",))
         _connect(self)
@@ -245,7 +249,7 @@ class NeuronMap(ipywidgets.VBox):
 
     def _draw(self, change=None):
         summary = unit_summary(self.unit, self.probe, self.X, self.y, self.judged)
-        self.place.value = place_in(self.order, self.unit)
+        self.place.value = told_place(self)
         told = (self.judged, self.probe.n_nonzero_, [*self.names.values()])
         self.numbers.value = summary_html(summary, *told)
         turn(self.figure, _histogram_of(self, self.unit, summary.threshold))
@@ -255,10 +259,16 @@ class NeuronMap(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs) -> dict:
         return still_of(self, super()._repr_mimebundle_(**kwargs))
 
-# %% ../../nbs/lib/looking/70_neuron_map.ipynb #1fab747dfd8c4590bfedf814b00f45ce
+# %% ../../nbs/lib/looking/70_neuron_map.ipynb #2df9e21b48c9498fad6f46929bb1ba9c
 def _histogram_of(panel: NeuronMap, unit: int, threshold: float) -> go.Figure:
     x_N = panel.X[panel.judged][:, unit]
     return see_through_histogram(x_N, panel.y[panel.judged], threshold, panel.names)
+
+
+def told_place(panel: NeuronMap) -> str:
+    "Where the unit stands in the order, and its name, as HTML."
+    told = [place_in(panel.order, panel.unit), unit_titles(panel.model).get(panel.unit)]
+    return html.escape(" · ".join(filter(None, told)))
 
 
 def still_of(panel: NeuronMap, live: dict) -> dict:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUNDLED', 'WEIGHTS', 'LanguageModelConfig', 'head_dtype', 'row_logits', 'head_logits', 'fresh_head',
            'fresh_embedding', 'pretrained_folder', 'stated_config', 'save_weights', 'read_config', 'check_layers',
-           'LanguageModel', 'ModelReader']
+           'weight_versions', 'LanguageModel', 'ModelReader']
 
 # %% ../../nbs/lib/model/70_language_model.ipynb #36bb8fc578684cec92ac29b2f514a026
 import json
@@ -161,7 +161,12 @@ def check_layers(config: LanguageModelConfig, path: Path) -> None:
             f"{n_arrays} arrays; use the config.json that was saved with these weights"
         )
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #4fc060bc22be4e6aaefdf88e1cde588d
+# %% ../../nbs/lib/model/70_language_model.ipynb #4e00f37177cc4248a1477a56b38fdd97
+def weight_versions(model: nn.Module) -> list[int]:
+    "How often each weight was changed in place."
+    return [0 if p.is_inference() else p._version for p in model.parameters()]
+
+# %% ../../nbs/lib/model/70_language_model.ipynb #204299138bcd4ab09df2ae787ba4bd87
 class LanguageModel(nn.Module):
     "Byte-level language model (Radford et al. 2017): embedding, mLSTM or LSTM, head."
 
@@ -174,6 +179,7 @@ class LanguageModel(nn.Module):
         self.config = config
         E = config.embed_size
         H = config.hidden_size
+        self._opened: tuple[Path | None, list[int]] = (None, [])
         stack = MLSTM if config.cell == "mlstm" else LSTM
         self.embed = fresh_embedding(config.vocab_size, E)
         self.rnn = stack(E, H, config.n_layers, config.weight_norm, config.forget_bias, precision)
@@ -201,6 +207,12 @@ class LanguageModel(nn.Module):
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
+    @property
+    def folder(self) -> Path | None:
+        "Where it was opened; None for a model that was made, or whose weights changed since."
+        folder, versions = self._opened
+        return folder if versions == weight_versions(self) else None
+
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         "Write the model's folder; float16 halves the file and rounds the weights."
         save_weights(self, Path(folder), asdict(self.config), dtype)
@@ -218,7 +230,9 @@ class LanguageModel(nn.Module):
             model = cls(config, precision)
         load_weights(model, folder / WEIGHTS)
         verify_table(folder, stated)
-        return model.to(device).eval()
+        model = model.to(device).eval()
+        model._opened = (folder, weight_versions(model))
+        return model
 
 # %% ../../nbs/lib/model/70_language_model.ipynb #165758bec06b41eea27585da6633709d
 class ModelReader(Reader):

@@ -234,7 +234,7 @@ class App {
 
   // What a unit is called: by its source, such as "logit of positive", or by its number.
   label(unit) {
-    return this.picture?.names?.[key(unit)] ?? label(unit);
+    return this.picture?.names?.[key(unit)] ?? this.choices.names?.[key(unit)] ?? label(unit);
   }
 
   // What a screen reader says of a pane.

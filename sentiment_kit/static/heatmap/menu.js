@@ -14,7 +14,7 @@ export class Picker {
     });
     this.search = element("input", "skh-control skh-search", {
       type: "text",
-      placeholder: "number of a unit",
+      placeholder: "number or name of a unit",
       autocomplete: "off",
       spellcheck: false,
       attributes: {
@@ -85,11 +85,13 @@ export class Picker {
   candidates() {
     const { picture, choices, isPage } = this.app;
     const word = this.search.value.trim();
-    const recorded = picture.units.filter((unit) => key(unit).includes(word));
+    const small = word.toLowerCase();
+    const named = (unit) => small && this.app.label(unit).toLowerCase().includes(small);
+    const recorded = picture.units.filter((unit) => key(unit).includes(word) || named(unit));
     if (isPage || !choices.n_units) return recorded;
     const numbers = [];
     for (let unit = 0; unit < choices.n_units; unit++) {
-      if (String(unit).startsWith(word)) numbers.push(unit);
+      if (String(unit).startsWith(word) || named(unit)) numbers.push(unit);
     }
     const by = this.order.value && this[this.order.value];
     const bySize = (a, b) => Math.abs(by[b]) - Math.abs(by[a]) || a - b;
