@@ -136,12 +136,16 @@ def read_labels(
     for files, text_key, label_key in wanted:
         load_splits(files, text_key, label_key)
 
-# %% ../nbs/lib/81_start_checks.ipynb #7058c786d46a409597320cc580ae49db
-def find_models(values: dict[str, dict[str, Any]]) -> None:
+# %% ../nbs/lib/81_start_checks.ipynb #5e69affd68b14a9491eb8ea7085ef152
+def find_models(
+    values: dict[str, dict[str, Any]],
+    run: Path,  # a run that has begun needs its start no longer
+) -> None:
     "A `KitError` for a model that a notebook is told to read and that is not there."
-    from sentiment_kit.training.checkpoint import find_model
+    from sentiment_kit.training.checkpoint import find_model, newest_first
 
-    keys = ("model", "judge_model", "start_from", "branch_from")
+    begun = newest_first(run / "checkpoints")
+    keys = ["model", "judge_model", *([] if begun else ["start_from", "branch_from"])]
     for where in {given[key] for given in values.values() for key in keys if given.get(key)}:
         find_model(where)
 
@@ -223,7 +227,7 @@ def stars_of_files(made: dict[str, Any]) -> Iterator[bool]:
     except KitError:
         yield True
 
-# %% ../nbs/lib/81_start_checks.ipynb #81ed9cb758cd44489207a6bb9aa5c943
+# %% ../nbs/lib/81_start_checks.ipynb #fc5ad38a79054163a0409b509e59da83
 def check_start(
     given: dict[str, dict[str, Any]],  # from `plan_run`: what each notebook is given
     run: Path,  # the run's folder
@@ -236,7 +240,7 @@ def check_start(
     check_chain_order(values, run)
     check_used(given)
     check_words(values)
-    find_models(values)
+    find_models(values, run)
     if "61_train" in values:
         check_training(values["61_train"], run)
         check_weights(values)

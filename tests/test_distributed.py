@@ -58,6 +58,10 @@ def assert_nobody_gets_in():
                 socket.create_connection((address, port), timeout=5)
 
 
+def coarse_of(gradients):
+    return [g.clone() for g in gradients]
+
+
 def agree(state):
     "Every collective against its meaning, computed alone; then doubled lanes, put together again."
     with join_world("cpu", timeout=60) as world:
@@ -85,9 +89,15 @@ def agree(state):
         ]  # sums of small integers are exact
         out = reducer.reduce_step(whole, Extras(float("nan") if rank else 1.0, 7, stop=rank == 0))
         assert all(torch.equal(g, torch.full_like(g, (size + 1) / 2)) for g in whole)
-        assert out.nats != out.nats and out[2:] == (False, True, None)
+        assert out.nats != out.nats and out[2:] == (False, True, None, None)
         out = GradientReducer(world).reduce_step(whole, Extras(1.0, 7, weight=rank + 0.5))
         assert out == Extras(size, 7 * size, weight=size * size / 2)
+        sums = torch.tensor([rank + 0.5, 2.0, 3.0, 4.0 * rank], dtype=torch.float64)
+        want = [size * size / 2, 2.0 * size, 3.0 * size, 2.0 * size * (size - 1)]
+        for weight in (None, 3.0):
+            more = Extras(1.0, 7, weight=weight, parts=sums)
+            out = GradientReducer(world, torch.bfloat16).reduce_step(coarse_of(every[rank]), more)
+            assert out == Extras(size, 7 * size, weight=weight and weight * size, parts=want)
 
         double = [g.double() for g in every[rank]]
         GradientReducer(world).reduce_step(double, Extras(0.0, 1))

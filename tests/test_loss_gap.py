@@ -12,16 +12,24 @@ from sentiment_kit.data.corpus import open_corpus
 from sentiment_kit.data.datasets import SAMPLES
 from sentiment_kit.data.files import KitError
 from sentiment_kit.data.loader import ShardLoader
+from sentiment_kit.data.shard_parts import part_ids
 from sentiment_kit.data.shards import make_shards
-from sentiment_kit.evidence import gap_losses
+from sentiment_kit.evidence import gap_losses, loss_gap
 from sentiment_kit.evidence.gap_losses import (
-    LOSSES,
     fill_losses,
     measure_losses,
     review_table,
-    running_bits,
 )
-from sentiment_kit.evidence.gap_report import read_gap
+from sentiment_kit.evidence.gap_report import check_gap, read_gap
+from sentiment_kit.evidence.gap_table import (
+    BITS,
+    LOSSES,
+    bit_columns,
+    keep_table,
+    losses_dtype,
+    of_part,
+    parts_of_table,
+)
 from sentiment_kit.evidence.gap_terms import CAUSES, gaps_without, shapley, standardise
 from sentiment_kit.evidence.held_out import (
     ARMS,
@@ -32,6 +40,7 @@ from sentiment_kit.evidence.held_out import (
     unseen_reviews,
 )
 from sentiment_kit.evidence.loss_gap import draw_counts, explain, measure_gap, t_interval
+from sentiment_kit.evidence.running_loss import running_bits, running_parts
 from sentiment_kit.model.language_model import LanguageModelConfig
 from sentiment_kit.training.callbacks import LogMetrics, SaveCheckpoint
 from sentiment_kit.training.config import TrainConfig
@@ -57,7 +66,7 @@ class Counting:
 
 
 def write_reviews(path, shelves, each, letters=None, seed=0):
-    "Reviews in order of category; a category may have letters of its own."
+    "Reviews in order of category, with stars; a category may have letters of its own."
     rng, lines = np.random.default_rng(seed), []
     for shelf in range(shelves):
         own = (letters or ["abcdefgh"] * shelves)[shelf]
@@ -67,14 +76,22 @@ def write_reviews(path, shelves, each, letters=None, seed=0):
                 for _ in range(rng.integers(8, 30))
             ]
             lines.append(
-                json.dumps(dict(reviewText=" ".join(words), category=f"shelf {shelf}")) + "\n"
+                json.dumps(
+                    dict(
+                        reviewText=" ".join(words),
+                        category=f"shelf {shelf}",
+                        overall=int(words[0][0] > "c") * 4 + 1,
+                    )
+                )
+                + "\n"
             )
     path.write_text("".join(lines))
     return path
 
 
-def cut(folder, path, slices, K, **options):
-    sliced = make_shards(path, folder / "sliced", (slices, 0, 0), "shard_then_shuffle", workers=1)
+def cut(folder, path, slices, K, template="{text}", **options):
+    how = dict(workers=1, template=template)
+    sliced = make_shards(path, folder / "sliced", (slices, 0, 0), "shard_then_shuffle", **how)
     return hold_out(sliced, folder / "corpus", K, **options)
 
 
@@ -430,3 +447,187 @@ def test_runs_that_cannot_tell_are_refused(trained, tmp_path):
         measure_losses(tmp_path)
     with pytest.raises(KitError, match="not made by hold_out"):
         measure_losses(run, corpus=open_corpus(config.corpus).folder.parent / "sliced")
+
+
+# Part by part
+
+
+@pytest.fixture(scope="module")
+def starred(tmp_path_factory):
+    "Reviews with their stars behind them, in 6 categories."
+    folder = tmp_path_factory.mktemp("starred")
+    path = write_reviews(folder / "reviews.jsonl", 6, 60)
+    return cut(folder, path, slices=30, K=4, template="{text}\n{stars}")
+
+
+def test_the_bits_of_a_review_are_told_by_the_part_of_each_byte(starred):
+    "By definition: the bytes of a lane one after the other, each with the part that it is of."
+    table, _ = read_with(Counting(), starred)
+    names = parts_of_table(table)
+    assert names == starred.parts == ("frame", "text", "stars")
+    for column in BITS:
+        whole, *own = (table[name] for name in bit_columns(column, names))
+        np.testing.assert_allclose(sum(own), whole, rtol=1e-12)
+        assert all((bits >= 0).all() and bits.sum() > 0 for bits in own)
+    for arm in (Arm.HELD_OUT_BLOCKS, Arm.TRAIN_SETS):
+        for block, shard in enumerate(arm.shards(starred)[:2]):
+            last = int(shard.starts[-1])
+            text = torch.tensor([*shard.data[last:].tolist(), *shard.data.tolist(), ord("\n")])
+            part_T = [0] * (shard.n_bytes - last) + part_ids(shard).tolist() + [0]
+            logits, _ = Counting().logits(text[None, :-1], None, torch.zeros(1, len(text)).bool())
+            bits_T = -logits[0].double().log_softmax(1)[range(len(text) - 1), text[1:]] / np.log(2)
+            want = np.zeros((3, shard.n_reviews))
+            first = shard.n_bytes - last
+            for t in range(first, len(text) - 1):
+                review = np.searchsorted(shard.starts, t - first, side="right") - 1
+                want[part_T[t + 1], review] += bits_T[t]
+            rows = table[(table["arm"] == arm.number) & (table["block"] == block)]
+            for p, name in enumerate(names):
+                np.testing.assert_allclose(rows[f"final_{name}"], want[p], rtol=1e-4)
+
+
+def test_strangers_keep_their_parts(starred):
+    "A model without a memory: neighbours and resets change no part of any review."
+    table, _ = read_with(Forgetful(), starred)
+    for name in parts_of_table(table):
+        for column in ("shuffled", "reset", "early"):
+            np.testing.assert_allclose(table[f"{column}_{name}"], table[f"final_{name}"], rtol=1e-6)
+
+
+class Forgetful(Counting):
+    "Knows the last byte alone."
+
+    def logits(self, ids_BT, state, reset_BT):
+        return torch.cos(ids_BT[..., None] * torch.arange(256) / 7.0), None
+
+
+def parted(seed, parts=("text", "stars"), shares=(0.7, 0.3), **planted):
+    "A made-up table whose bits are of parts; what is planted is of the first one."
+    plain, _ = make_up(seed)
+    table, running = make_up(seed, **planted)
+    made = np.zeros(len(table), losses_dtype(parts))
+    for name in LOSSES.names:
+        made[name] = table[name]
+    took = {part: 2.0 * share for part, share in zip(parts, shares, strict=True)}
+    took[parts[0]] += running - 2.0
+    for column in BITS:
+        for part, share in zip(parts, shares, strict=True):
+            made[f"{column}_{part}"] = share * plain[column]
+        made[f"{column}_{parts[0]}"] += table[column] - plain[column]
+    return made, running, took
+
+
+@pytest.mark.parametrize("planted, term", [("weights", 0), ("neighbours", 2)])
+def test_a_cause_of_one_part_comes_out_there(planted, term):
+    table, running, took = parted(1, **{planted: 0.15})
+    gap = explain([table], [running], resamples=200, running_parts=[took]).gap
+    found = {part: own["terms"][term] for part, own in gap["parts"].items()}
+    assert found["text"]["high"] < -0.05 and abs(found["stars"]["bits"]) < 0.03
+    assert not found["stars"]["high"] < 0
+
+
+def test_parts_of_gap_and_terms_add_up_exactly():
+    many = [parted(seed, ("frame", "text", "stars"), (0.1, 0.6, 0.3), seen=0.1) for seed in (1, 2)]
+    tables, running, took = zip(*many, strict=True)
+    for kind in ("blocks", "sets"):
+        whole = explain(tables, running, kind, resamples=50, running_parts=took).gap
+        alone = explain(tables, running, kind, resamples=50).gap
+        assert whole["gap"] == alone["gap"] and whole["terms"] == alone["terms"]
+        assert whole["contrasts"] == alone["contrasts"] and "parts" not in alone
+        sums = [sum(own["gap"]["bits"] for own in whole["parts"].values())]
+        for n, term in enumerate(whole["terms"]):
+            sums.append(sum(own["terms"][n]["bits"] for own in whole["parts"].values()))
+            names = {own["terms"][n]["name"] for own in whole["parts"].values()}
+            assert names == {term["name"]}
+        want = [whole["gap"]["bits"], *(term["bits"] for term in whole["terms"])]
+        np.testing.assert_allclose(sums, want, atol=1e-13)
+
+
+@pytest.fixture(scope="module")
+def starred_run(starred):
+    model = LanguageModelConfig(hidden_size=16, embed_size=8)
+    how = dict(global_batch=16, seq_len=32, lr=0.1, max_lr=0.01, log_every=3, save_every=15)
+    how |= dict(keep=20, progress="none", device="cpu")
+    config = TrainConfig(str(starred.folder), str(starred.folder.parent / "run"), model, **how)
+    return train(config, callbacks=[LogMetrics(), SaveCheckpoint()])
+
+
+def test_a_run_with_a_template_tells_its_gap_by_part(starred_run, tmp_path):
+    report = measure_gap(starred_run, resamples=50)
+    gap = read_gap(starred_run)
+    assert gap == report.gap and list(gap["parts"]) == ["frame", "text", "stars"]
+    took = running_parts(starred_run)
+    assert sum(took.values()) == pytest.approx(running_bits(starred_run), rel=1e-12)
+    table = measure_losses(starred_run)
+    blocks = of_part(table, "stars")[table["arm"] == 0]
+    stars = blocks["final"].sum() / blocks["bytes"].sum() - took["stars"]
+    assert gap["parts"]["stars"]["gap"]["bits"] == pytest.approx(stars, rel=1e-9)
+    told = [own["gap"]["bits"] for own in gap["parts"].values()]
+    assert sum(told) == pytest.approx(gap["gap"]["bits"], abs=1e-12)
+    assert "stars" in gap["words"] and "| all | frame | text | stars |" in report._repr_markdown_()
+    assert [trace.name for trace in report.figure.data] == ["all", "frame", "text", "stars"]
+    late = measure_gap(starred_run, since=0.5, resamples=50, out=tmp_path).gap
+    assert late["parts"]["text"]["gap"] != gap["parts"]["text"]["gap"]
+
+
+def test_text_alone_is_told_as_a_whole(trained):
+    report = measure_gap(trained[0], resamples=50)
+    assert "parts" not in report.gap and running_parts(trained[0]) == {}
+    assert measure_losses(trained[0]).dtype == LOSSES
+    assert "all text" not in report.gap["words"] + report._repr_markdown_()
+    assert len(report.figure.data) == 1
+
+
+def test_a_log_without_parts_is_said_and_the_gap_is_told_as_a_whole(
+    starred_run, tmp_path, monkeypatch, capsys
+):
+    table = measure_losses(starred_run)
+    monkeypatch.setattr(loss_gap, "measure_losses", lambda *_, **__: table)
+    for name in ("train_config.json", "environment.json"):
+        (tmp_path / name).write_text((starred_run / name).read_text())
+    lines = map(json.loads, (starred_run / "metrics.jsonl").read_text().splitlines())
+    old = [{k: v for k, v in line.items() if "_stars" not in k} for line in lines]
+    for line in old[1::2]:  # half of the run was trained by an older version
+        for name in [k for k in line if k.startswith(("loss_bits_", "loss_bytes_"))]:
+            del line[name]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    gap = measure_gap(tmp_path, resamples=50).gap
+    assert "parts" not in gap and "no training loss by part" in capsys.readouterr().out
+
+
+def test_a_table_that_an_older_version_kept_without_parts_is_read_anew(starred_run):
+    path = starred_run / "gap_losses.npz"
+    table = measure_losses(starred_run)
+    with np.load(path) as stored:
+        key = str(stored["key"])
+    plain = np.zeros(len(table), LOSSES)
+    keep_table(path, key, plain)
+    np.testing.assert_array_equal(measure_losses(starred_run), table)
+
+
+def part_of(bits):
+    item = dict(bits=bits, low=bits - 0.1, high=bits + 0.1)
+    return dict(gap=item, terms=[item | dict(name="moving weights")])
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (dict(stars=part_of(-0.1)), "the parts add up to -0.30000 and the gap is -0.20000"),
+        (dict(stars=part_of(0.0) | dict(terms=[])), "'stars' are not those of the gap"),
+        (dict(stars=dict(gap=part_of(0)["gap"])), "lacks the field 'terms'"),
+        (dict(stars=[1]), "parts"),
+    ],
+)
+def test_parts_that_do_not_add_up_are_refused(change, told):
+    good = dict(version=1, level=0.95, words="…") | part_of(-0.2)
+    assert check_gap(good) is good
+    fine = good | dict(parts=dict(text=part_of(-0.2), stars=part_of(0.0)))
+    assert check_gap(fine) is fine
+    with pytest.raises(KitError, match=told) as error:
+        check_gap(good | dict(parts=dict(text=part_of(-0.2)) | change))
+    assert "\n" not in str(error.value) and "gap.json" in str(error.value)
+    other = part_of(0.0)
+    other["terms"][0]["name"] = "luck"
+    with pytest.raises(KitError, match="the terms of 'stars' are not those of the gap"):
+        check_gap(good | dict(parts=dict(text=part_of(-0.2), stars=other)))

@@ -26,22 +26,26 @@ from sentiment_kit.evidence.gap_losses import measure_losses
 from sentiment_kit.evidence.held_out import hold_out
 from sentiment_kit.looking.loss_curves import plot_losses
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.model.loss import cross_entropy
+from sentiment_kit.model.loss import cross_entropy, mean_and_nats
 from sentiment_kit.training import trainer as trainer_room
 from sentiment_kit.training.callbacks import usual_callbacks
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.config import TrainConfig, changed_settings, read_train_config
 from sentiment_kit.training.evaluate import evaluate
+from sentiment_kit.training.log import SUMS, means, tally
+from sentiment_kit.training.metrics import Metrics, read_metrics
 from sentiment_kit.training.part_weights import (
     take_mean_weight_out,
     weights_by_number,
     weights_of_targets,
 )
 from sentiment_kit.training.queued_step import launch_step
+from sentiment_kit.training.run_state import RunState, Step
 from sentiment_kit.training.step import go_back, take_step
 from sentiment_kit.training.trainer import Trainer, train
 from sentiment_kit.transfer.finetune import FinetuneConfig
 
+LN2 = math.log(2)
 STARRED = "{text}\n{stars} {summary}"
 TINY = LanguageModelConfig(hidden_size=16, embed_size=4)
 USUAL = dict(global_batch=16, seq_len=32, lr=0.2, max_lr=0.02, log_every=5, valid_lanes=16)
@@ -86,8 +90,16 @@ def settings(corpus, out, **changes):
     return TrainConfig(str(corpus.folder), str(out), **({"model": TINY} | USUAL | changes))
 
 
+def lines_of(run):
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
 def last_line(run):
-    return json.loads((Path(run) / "metrics.jsonl").read_text().splitlines()[-1])
+    return lines_of(run)[-1]
+
+
+def untimed(line):
+    return {name: value for name, value in line.items() if name not in ("seconds", "bytes_per_s")}
 
 
 def weights_of(run):
@@ -296,6 +308,125 @@ def test_two_ranks_go_back_from_what_one_does(starred, tmp_path):
     torch.testing.assert_close(mean, want, rtol=1e-4, atol=1e-6)
 
 
+def sums_by_definition(model, state, batch, names):
+    "Summed nats, and bytes, of each part: target by target."
+    with torch.no_grad():
+        logits_BTV, _ = model(batch.input_BT, state, batch.reset_BT)
+    nats_BT = torch.nn.functional.cross_entropy(
+        logits_BTV.flatten(0, 1), batch.target_BT.flatten(), reduction="none"
+    )
+    sums = {name: [0.0, 0] for name in names}
+    for nats, part in zip(nats_BT.tolist(), batch.part_BT.flatten().tolist(), strict=True):
+        sums[names[part]][0] += nats
+        sums[names[part]][1] += 1
+    return sums
+
+
+@pytest.mark.parametrize("take", [take_step, launch_step])
+@pytest.mark.parametrize("weights", [{}, WEIGHTS])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_step_tells_what_each_part_took(starred, tmp_path, take, weights, accumulate):
+    how = dict(part_weights=weights, accumulate=accumulate)
+    trainer = Trainer(settings(starred, tmp_path, **how), [])
+    for batch in itertools.islice(trainer.loader, 3):
+        want = sums_by_definition(trainer.model, trainer.run.state, batch, starred.parts)
+        take(trainer, batch)
+        step = trainer.run.last
+        assert list(step.parts) == list(starred.parts) and step.n_bytes == 16 * 32
+        for name, (nats, n) in want.items():
+            assert step.parts[name] == [pytest.approx(nats, rel=1e-5), n]
+
+
+def test_a_line_has_the_mean_of_each_part(starred, tmp_path):
+    fine, coarse = (
+        lines_of(train(settings(starred, tmp_path / str(n), log_every=n, stop_bytes=8 * 512)))[1:]
+        for n in (1, 4)
+    )
+    assert len(fine) == 8 and len(coarse) == 2
+    for k, line in enumerate(coarse):
+        own = fine[4 * k : 4 * k + 4]
+        for part in starred.parts:
+            n = [each.get(f"loss_bytes_{part}", 0) for each in own]
+            bits = [each.get(f"loss_bits_{part}", 0.0) for each in own]
+            assert line[f"loss_bytes_{part}"] == sum(n) > 0
+            assert line[f"loss_bits_{part}"] == pytest.approx(np.average(bits, weights=n), rel=1e-6)
+    for line in [*fine, *coarse]:
+        n = [line.get(f"loss_bytes_{part}", 0) for part in starred.parts]
+        bits = [line.get(f"loss_bits_{part}", 0.0) for part in starred.parts]
+        assert sum(n) == (512 if line in fine else 4 * 512)
+        assert line["loss_bits"] == pytest.approx(np.average(bits, weights=n), rel=1e-6)
+
+
+def test_telling_parts_changes_no_gradient_to_the_bit(starred, tmp_path, monkeypatch):
+    how = dict(accumulate=2, log_every=2, stop_bytes=6 * 16 * 32)
+    told = train(settings(starred, tmp_path / "told", **how))
+    monkeypatch.setattr(trainer_room, "told_parts", lambda corpus: ())
+    silent = train(settings(starred, tmp_path / "silent", **how))
+    assert same_weights(told, silent)
+    timed = ("seconds", "bytes_per_s")
+    for line, plain in zip(lines_of(told), lines_of(silent), strict=True):
+        more = set(line) - set(plain)
+        assert all(name.startswith(("loss_bits_", "loss_bytes_")) for name in more)
+        assert all(line[name] == plain[name] for name in plain if name not in timed)
+        assert more or line["step"] == 0
+
+
+def test_the_mean_that_training_goes_back_from_is_torchs_own_to_the_bit():
+    draw = torch.Generator().manual_seed(0)
+    target_BT = torch.randint(256, (3, 50), generator=draw)
+    for dtype, time_first in itertools.product((torch.float32, torch.bfloat16), (False, True)):
+        shape = (50, 3, 256) if time_first else (3, 50, 256)
+        made = (4 * torch.randn(shape, generator=draw)).to(dtype)
+        grads = []
+        for ours in (True, False):
+            lies = made.clone().requires_grad_()
+            logits_BTV = lies.transpose(0, 1) if time_first else lies
+            if ours:
+                mean, nats_BT = mean_and_nats(logits_BTV, target_BT)
+                assert not nats_BT.requires_grad
+                assert torch.equal(nats_BT, cross_entropy(logits_BTV, target_BT, mean=False))
+            else:
+                ids_N = (target_BT.t() if time_first else target_BT).reshape(-1)
+                mean = torch.nn.functional.cross_entropy(lies.float().view(-1, 256), ids_N)
+            mean.backward()
+            grads += [mean.detach(), lies.grad]
+        assert torch.equal(grads[0], grads[2]) and torch.equal(grads[1], grads[3])
+
+
+def test_an_interrupted_run_tells_its_parts_as_if_nothing_had_been(starred, even, tmp_path):
+    half = settings(starred, tmp_path / "run", save_every=5)
+    with pytest.raises(KitError, match="stopped"):
+        train(half, [StopAt(8), *usual_callbacks()])  # in the middle of a line
+    told = [untimed(line) for line in lines_of(train(half))]
+    assert told == [untimed(line) for line in lines_of(even)]
+    assert all("loss_bits_stars" in line for line in told[1:])
+
+
+def test_a_pending_step_keeps_its_parts():
+    parts = {"text": [12.5, 10], "stars": [3.0, 1]}
+    run = RunState(100, 100, None)
+    run.advance(Step(None, None, 1.4, 11, 0.1, {"skipped": False}, parts), None)
+    run.pending = True
+    again = RunState(100, 100, None)
+    again.take_up(json.loads(json.dumps(run.unseen())))
+    assert again.last.parts == parts
+    run.take_up({"nats": 1.4, "n_bytes": 11, "seconds": 0.1, "figures": {}})  # an older one
+    run.pending = True
+    assert run.last.parts == {} and "parts" not in run.unseen()
+
+
+def test_a_line_that_was_begun_without_parts_tells_none():
+    "A run of an older version that goes on in the middle of a line."
+    old = dict.fromkeys(SUMS, 0) | {"nats": 4000.0, "bytes": 1000}
+    figures = {"clipped": False, "skipped": False}
+    step = Step(None, None, 2.0, 512, 0.1, figures, {"text": [1000.0, 500], "stars": [24.0, 12]})
+    assert not any("_text" in name for name in means(tally(old, step)))
+    line = means(tally(dict.fromkeys(SUMS, 0), step))
+    assert line["loss_bytes_stars"] == 12 and line["loss_bits_stars"] == pytest.approx(2 / LN2)
+    lost = step._replace(nats=math.nan)
+    assert means(tally(tally(dict.fromkeys(SUMS, 0), step), lost))["loss_bytes_text"] == 500
+
+
 @pytest.mark.slow
 def test_ranks_with_weights_train_what_one_process_trains(starred, tmp_path):
     config = settings(starred, tmp_path, part_weights=WEIGHTS, accumulate=2, log_every=1)
@@ -303,6 +434,12 @@ def test_ranks_with_weights_train_what_one_process_trains(starred, tmp_path):
         run_ranks(train_double, n, [asdict(replace(config, out=str(tmp_path / str(n))))])
     one, two = (weights_of(tmp_path / str(n)) for n in (1, 2))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-9
+    alone, together = (lines_of(tmp_path / str(n)) for n in (1, 2))
+    for line, same in zip(alone, together, strict=True):
+        assert {k: v for k, v in line.items() if k.startswith("loss_")} == pytest.approx(
+            {k: v for k, v in same.items() if k.startswith("loss_")}, rel=1e-9
+        )
+    assert "loss_bits_stars" in together[-1]
 
 
 def test_a_queued_run_with_weights_is_the_waiting_run_to_the_bit(starred, tmp_path, monkeypatch):
@@ -359,7 +496,10 @@ def test_the_bits_of_each_part_are_those_of_its_bytes(starred, even):
 
 
 def test_text_alone_is_told_as_before(corpora, plain_run):
-    assert not [field for field in last_line(plain_run) if field.startswith("valid_bits_")]
+    told = [field for line in lines_of(plain_run) for field in line]
+    assert not [
+        field for field in told if field.startswith(("valid_bits_", "loss_bits_", "loss_by"))
+    ]
     model = LanguageModel.from_pretrained(latest_checkpoint(plain_run))
     row = evaluate(model, corpora["plain"], "valid").row()
     assert list(row) == "bits_per_byte half_width n_bytes split reset lanes preset".split()
@@ -389,6 +529,43 @@ def test_parts_are_drawn_where_a_run_has_them(even, plain_run):
     assert not any(len(trace.y) for trace in drawn[1].values())
     lowest = figures[0].layout.yaxis.autorangeoptions.clipmin
     assert lowest < min(want[1:])
+
+
+def test_training_losses_of_parts_are_drawn_beside_their_validations(even, plain_run):
+    figures = [plot_losses([run], x="steps") for run in (even, plain_run)]
+    drawn, none = (
+        {
+            trace.name.rpartition(", ")[2]: trace
+            for trace in figure.data
+            if "training," in trace.name
+        }
+        for figure in figures
+    )
+    assert drawn.keys() == none.keys() == {"frame", "text", "summary", "stars"}
+    assert not any(len(trace.y) for trace in none.values())
+    lines = lines_of(even)
+    ends = [n for n, line in enumerate(lines) if n and "valid_bits" in line]
+    want = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        between = [line for line in lines[start + 1 : end + 1] if "loss_bits_stars" in line]
+        n = [line["loss_bytes_stars"] for line in between]
+        want.append(np.average([line["loss_bits_stars"] for line in between], weights=n))
+    assert list(drawn["stars"].y) == pytest.approx(want, rel=1e-9)
+    assert list(drawn["stars"].x) == [lines[n]["step"] for n in ends]
+    said = [figure.layout.legend.title.text for figure in figures]
+    assert "★ in training" in said[0] and "in training" not in said[1]
+
+
+def test_a_run_that_is_followed_has_the_means_of_one_that_is_read(even, tmp_path):
+    whole = read_metrics(even)
+    text = (even / "metrics.jsonl").read_bytes()
+    followed = Metrics(tmp_path)
+    for cut in (len(text) // 3, len(text) // 2, len(text)):
+        (tmp_path / "metrics.jsonl").write_bytes(text[:cut])
+        followed.look()
+    for name, column in whole.items():
+        np.testing.assert_array_equal(followed.columns[name], column)
+    assert np.isfinite(whole["train_bits_stars"]).sum() >= 1
 
 
 # From made-up reviews to a classifier

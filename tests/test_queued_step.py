@@ -208,6 +208,7 @@ def batches_on(device):
 def weighted(trainer, batch):
     "Every fifth target counts 60."
     trainer.weight_P = torch.tensor([1.0, 60.0]).to(trainer.device)
+    trainer.parts = ("text", "stars")
     part_BT = torch.arange(64, dtype=torch.uint8).view(4, 16) % 5 == 0
     return PartBatch(*batch, part_BT.to(trainer.device, torch.uint8))
 
@@ -231,6 +232,10 @@ def test_a_gpu_waits_once_a_step_and_for_the_step_before(monkeypatch, precision,
             trainer.run.settle()
         done = [step if take is take_step else step.step for step in steps]
         figures[take] = [(step.nats, step.figures) for step in done]
+        for step in done:
+            assert not weights or [n for _, n in step.parts.values()] == [51, 13]
+            whole = sum(nats for nats, _ in step.parts.values())
+            assert not weights or whole == pytest.approx(64 * step.nats, rel=1e-5, nan_ok=True)
         assert len(waits) == 1 if take is launch_step else len(waits) >= 3, waits
     for (nats, how), (same_nats, same) in zip(*figures.values(), strict=True):
         assert (how["skipped"], how["loss_scale"]) == (same["skipped"], same["loss_scale"])

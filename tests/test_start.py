@@ -4,6 +4,9 @@ import dataclasses
 import itertools
 import json
 import math
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +18,12 @@ from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
 from sentiment_kit.data.files import KitError, read_json
 from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.start_checks import find_models
 from sentiment_kit.training.callbacks import usual_callbacks
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.config import TrainConfig, changed_settings, learning_rate
-from sentiment_kit.training.trainer import Stopped, Trainer, train
+from sentiment_kit.training.run_lock import claim_run
+from sentiment_kit.training.trainer import Stopped, Trainer, launch, train
 
 TINY = LanguageModelConfig(hidden_size=8, embed_size=4)
 A_STEP = 32 * 16
@@ -109,7 +114,118 @@ def test_what_no_branch_can_be_is_refused_by_name(corpus, held, tmp_path, change
     with pytest.raises(KitError, match=told):
         config = settings(corpus, tmp_path / "run", **({"branch_from": str(held)} | changes))
         train(dataclasses.replace(config, model=model))
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
+
+
+# A run that has begun needs nothing but its own folder
+
+
+@pytest.fixture
+def parent(held, tmp_path):
+    "A copy of the held run, to be lost."
+    return Path(shutil.copytree(held, tmp_path / "parent"))
+
+
+@pytest.mark.parametrize("way", ["branch_from", "start_from"])
+@pytest.mark.parametrize("lost", ["deleted", "moved", "retrained"])
+def test_a_run_goes_on_without_its_start(corpus, held, parent, tmp_path, way, lost):
+    how = dict(stop_bytes=36 * A_STEP, valid_every=0)
+    if way == "start_from":
+        how |= dict(stop_bytes=12 * A_STEP, chrono_share=0.0, save_every=4)
+    at = 33 if way == "branch_from" else 6
+    runs = []
+    for name in ("whole", "cut"):
+        config = settings(corpus, tmp_path / name, **how, **{way: str(parent)})
+        config = dataclasses.replace(config, model=LanguageModelConfig())
+        if name == "cut":
+            with pytest.raises(Stopped):
+                train(config, [StopAt(at), *usual_callbacks()])
+            if lost == "moved":
+                parent.rename(tmp_path / "elsewhere")
+            else:
+                shutil.rmtree(parent)
+            if lost == "retrained":  # as a model of another size
+                other = LanguageModelConfig(hidden_size=12, embed_size=4)
+                fresh = dict(chrono_share=0.0, stop_bytes=10 * A_STEP)
+                train(dataclasses.replace(settings(corpus, parent, **fresh), model=other))
+        runs.append(train(config))
+    assert all(map(torch.equal, weights(runs[0]).values(), weights(runs[1]).values()))
+    told = [
+        [{k: v for k, v in line.items() if k != "bytes_per_s"} for line in metrics(run)]
+        for run in runs
+    ]
+    assert told[0] == told[1]
+
+
+def test_what_contradicts_a_run_that_has_begun_names_that_run(corpus, held, tmp_path):
+    own = settings(corpus, tmp_path / "run", stop_bytes=36 * A_STEP, branch_from=str(held))
+    with pytest.raises(Stopped):
+        train(own, [StopAt(33), *usual_callbacks()])
+    for model in (LanguageModelConfig(hidden_size=16), LanguageModelConfig(cell="lstm")):
+        with pytest.raises(KitError, match="but the run in .*run has .* in another out"):
+            train(dataclasses.replace(own, model=model))
+    with pytest.raises(KitError, match="inside out itself"):
+        train(dataclasses.replace(own, branch_from=str(tmp_path / "run")))
+
+
+def test_a_chain_goes_on_without_its_start(held, tmp_path):
+    wanted = {"61_train": dict(start_from=str(tmp_path / "gone"), branch_from=None)}
+    with pytest.raises(KitError, match="gone"):
+        find_models(wanted, tmp_path / "new")
+    find_models(wanted, held)
+    with pytest.raises(KitError, match="gone"):
+        find_models({"62_transfer": dict(model=str(tmp_path / "gone"))}, held)
+
+
+# A run that is refused leaves nothing behind
+
+
+SOONER = [  # than any process starts
+    dict(global_batch=31, accumulate=2),
+    dict(seq_len=10**6),
+    dict(corpus="nowhere"),
+    dict(part_weights=dict(stars=3)),
+    dict(start_from="nowhere", chrono_share=0.0),
+]
+LATER = [dict(device="cuda"), dict(branch_from="reviews-small"), dict(keep=10**9)]
+
+
+@pytest.mark.parametrize(
+    "changes, nproc", [*((c, n) for c in SOONER for n in (1, 2)), *((c, 1) for c in LATER)]
+)
+def test_a_refused_run_leaves_no_folder(corpus, tmp_path, monkeypatch, changes, nproc):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = settings(corpus, tmp_path / "deep" / "run", chrono_share=0.0)
+    if "branch_from" in changes:
+        config = dataclasses.replace(config, model=LanguageModelConfig())
+    with pytest.raises(KitError):
+        launch(dataclasses.replace(config, **changes), nproc=nproc)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_refused_run_leaves_an_older_folder_as_it_was(corpus, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(KitError, match="free"):
+        train(settings(corpus, tmp_path / "run", keep=10**9))
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"] and not any((tmp_path / "run").iterdir())
+
+
+def test_who_waits_for_a_run_that_is_refused_gets_its_folder(tmp_path):
+    "The folder that the other one took away is made anew."
+    run = tmp_path / "deep" / "run"
+    got = []
+
+    def wait():
+        with claim_run(run, patience=30):
+            got.append(run.is_dir())
+
+    with pytest.raises(KitError), claim_run(run):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.3)
+        raise KitError("refused")
+    thread.join(30)
+    assert got == [True] and not (tmp_path / "deep").exists()
 
 
 def test_a_new_setting_is_compared_with_its_default(corpus, tmp_path):

@@ -29,7 +29,7 @@ def refused(tmp_path, capsys, monkeypatch):
             (tmp_path / "own.yaml").write_text(recipe)
             recipe = "own.yaml"
         assert main(["run", recipe, "--out", "out", "--name", "r", *map(str, words)]) == 2
-        assert not Path("out/r/notebooks").exists() and not Path("out/r/run.json").exists()
+        assert not Path("out/r").exists()
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         return said

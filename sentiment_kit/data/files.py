@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COMMANDING', 'NOTED', 'NO_FOLDER_SYNC', 'AS_IT_CAME', 'JSON_BYTES', 'printable', 'KitError', 'note', 'sync',
-           'is_stream', 'published', 'write_atomic', 'as_it_came', 'write_json', 'read_json', 'sha256_file', 'digest',
-           'publish_folder']
+           'make_missing', 'remove_empty', 'new_folder', 'is_stream', 'published', 'write_atomic', 'as_it_came',
+           'write_json', 'read_json', 'sha256_file', 'digest', 'publish_folder']
 
-# %% ../../nbs/lib/data/00_files.ipynb #d13267fbd0964f5fb2355b8f44e3f972
+# %% ../../nbs/lib/data/00_files.ipynb #aa8a4d9319b8486b96a895792f354004
 import codecs
 import ctypes
 import errno
@@ -18,7 +18,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% ../../nbs/lib/data/00_files.ipynb #0c5418d9254e47ddad44a29434cf516e
@@ -78,7 +78,32 @@ def sync(
     finally:
         os.close(fd)
 
-# %% ../../nbs/lib/data/00_files.ipynb #6adf9743c0a54dba8e3188ee2dce91b3
+# %% ../../nbs/lib/data/00_files.ipynb #39e14dbdac0340eb8cee407cdb8971d1
+def make_missing(folder: str | Path) -> list[Path]:  # what was made, the innermost first
+    "Make a folder and those above it."
+    folder = Path(folder)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(made: list[Path]) -> None:
+    "Take folders away again, from the innermost, as far as nothing lies in them."
+    with suppress(OSError):
+        for path in made:
+            path.rmdir()
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    "A folder for as long as the context; one that was made for it and stayed empty goes again."
+    made = make_missing(folder)
+    try:
+        yield Path(folder)
+    finally:
+        remove_empty(made)
+
+# %% ../../nbs/lib/data/00_files.ipynb #4703d05ecf21486bbb62519cb88ee6c1
 def is_stream(path: str | Path) -> bool:
     "Is it a device, a pipe, a socket, or a file that is open under a number, as `/dev/stdout` is?"
     if str(path).startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/")):
@@ -95,14 +120,14 @@ def published(
         yield Path(path)
         return
     place = Path(os.path.realpath(path))
-    place.parent.mkdir(parents=True, exist_ok=True)
     beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        yield beside
-        sync(beside)
-        os.replace(beside, place)
-    finally:
-        beside.unlink(missing_ok=True)
+    with new_folder(place.parent):
+        try:
+            yield beside
+            sync(beside)
+            os.replace(beside, place)
+        finally:
+            beside.unlink(missing_ok=True)
     sync(place.parent)
 
 # %% ../../nbs/lib/data/00_files.ipynb #20dead987e81420585e8d372bcbe2194

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['try_lock', 'hold_output', 'hold_folder']
 
-# %% ../../nbs/lib/data/08_locks.ipynb #e9a9ebdabcbf42a389f86e8b607e8186
+# %% ../../nbs/lib/data/08_locks.ipynb #136b997605c24e0ba5baedd6c9ad79d2
 import importlib
 import os
 import re
@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .files import KitError, is_stream
+from .files import KitError, is_stream, new_folder
 
 # %% ../../nbs/lib/data/08_locks.ipynb #67cd1fa3
 def _ask(
@@ -96,7 +96,7 @@ def _clear(place: Path) -> None:
         else:
             path.unlink(missing_ok=True)
 
-# %% ../../nbs/lib/data/08_locks.ipynb #c278dc2334b6410da613f14cd1d4d94c
+# %% ../../nbs/lib/data/08_locks.ipynb #f3a7603953a74772abbaf46d56d3875d
 @contextmanager
 def hold_output(
     *paths: str | Path | None,  # files or folders that will be written; None: not asked for
@@ -107,7 +107,7 @@ def hold_output(
             if path is None or is_stream(path):
                 continue
             place = Path(os.path.realpath(path))
-            place.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(new_folder(place.parent))
             ours = held.enter_context(_hold_name(place))
             if ours is False:
                 hint = "wait until it has ended, or choose another name"

@@ -116,7 +116,7 @@ def world_of_environment(device: str) -> World:  # device as for `join_world`
         stay_on_this_machine()
     return World(group.rank, group.size, group.local_rank, here)
 
-# %% ../../nbs/lib/training/10_distributed.ipynb #272f781e460541f086e7eee5d9ea7f66
+# %% ../../nbs/lib/training/10_distributed.ipynb #32ff5f771dd94f81862c167c2cfee4cb
 class Extras(NamedTuple):
     "Numbers or 0-d tensors of this rank going in, numbers of all ranks coming out."
 
@@ -125,21 +125,25 @@ class Extras(NamedTuple):
     overflow: bool = False  # gradients overflowed: all ranks skip the step
     stop: bool = False  # somebody asked to stop: all ranks stop after this step
     weight: float | None = None  # summed weights of the bytes; comes out summed; None: no weights
+    # summed loss of each part, then its bytes [2P]; come out summed; None: nobody asks
+    parts: torch.Tensor | list[float] | None = None
 
-# %% ../../nbs/lib/training/10_distributed.ipynb #33baace8be884faeac1d6dad2217ad7e
+# %% ../../nbs/lib/training/10_distributed.ipynb #1a213ef6005b4e9fb0bf7e093160286e
 def read_sums(
     world: World,
     numbers: list[float],  # what `GradientReducer.start` gave, read from the device
-    mine: int,  # bytes of this rank
+    mine: Extras,  # of this rank
 ) -> Extras:  # of all ranks: numbers summed, flags set where any rank's is
     "The extras of all ranks; all bring equally many bytes, else a `KitError`."
-    nats, n_bytes, overflow, stop, *weight = numbers
-    if n_bytes != world.world_size * mine:
-        read = f"rank {world.rank} read {mine} of {n_bytes:.0f} bytes"
+    nats, n_bytes, overflow, stop, *more = numbers
+    if n_bytes != world.world_size * int(mine.n_bytes):
+        read = f"rank {world.rank} read {int(mine.n_bytes)} of {n_bytes:.0f} bytes"
         raise KitError(f"{read}; give every rank as many")
-    return Extras(nats, round(n_bytes), overflow > 0, stop > 0, *weight)
+    weight = None if mine.weight is None else more.pop(0)
+    parts = None if mine.parts is None else more
+    return Extras(nats, round(n_bytes), overflow > 0, stop > 0, weight, parts)
 
-# %% ../../nbs/lib/training/10_distributed.ipynb #2acb4c661c9b4afe97b503c31604de79
+# %% ../../nbs/lib/training/10_distributed.ipynb #0ffb2f71547d4613ace22e966be026c0
 class GradientReducer:
     "Averages gradients over the ranks, in place, through one buffer that is allocated once."
 
@@ -169,13 +173,17 @@ class GradientReducer:
         self,
         gradients: list[torch.Tensor],  # unscaled, of the same shapes in every step
         extras: Extras,  # of this rank
-    ) -> torch.Tensor:  # [4 or 5] on the device, for `read_sums`; the next step writes over it
+    ) -> torch.Tensor:  # [4 + …] on the device, for `read_sums`; the next step writes over it
         "Make `gradients` the mean over ranks; nothing waits for the device."
-        given = [value for value in extras if value is not None]
+        *alone, parts = extras
+        given = [value for value in alone if value is not None]
+        n = len(given)
         if not self.buffers:
-            self.allocate(gradients, len(given))
-        for slot, value in zip(self.extras.unbind(), given, strict=True):
+            self.allocate(gradients, n + (0 if parts is None else len(parts)))
+        for slot, value in zip(self.extras[:n].unbind(), given, strict=True):
             slot.copy_(value) if isinstance(value, torch.Tensor) else slot.fill_(value)
+        if parts is not None:
+            self.extras[n:].copy_(torch.as_tensor(parts))
         if self.views:
             torch._foreach_copy_(self.views, gradients)
             with in_touch(self.world.rank, "summing gradients"):
@@ -190,10 +198,11 @@ class GradientReducer:
         if self.world.world_size == 1:
             weight = None if extras.weight is None else float(extras.weight)
             flags = (bool(extras.overflow), bool(extras.stop))
-            return Extras(float(extras.nats), int(extras.n_bytes), *flags, weight)
+            parts = None if extras.parts is None else torch.as_tensor(extras.parts).tolist()
+            return Extras(float(extras.nats), int(extras.n_bytes), *flags, weight, parts)
         with in_touch(self.world.rank, "summing gradients"):
             numbers = self.start(gradients, extras).tolist()
-        return read_sums(self.world, numbers, int(extras.n_bytes))
+        return read_sums(self.world, numbers, extras)
 
 # %% ../../nbs/lib/training/10_distributed.ipynb #165c6112449a4dfab3a3b6343b2e5a37
 def time_reduction(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'WORD_FIELDS', 'to_column', 'to_columns', 'append_columns', 'is_figure', 'parse_line', 'left_out',
-           'parse_metrics', 'lines_below', 'tell_broken', 'Metrics', 'read_metrics']
+           'parse_metrics', 'lines_below', 'tell_broken', 'part_means', 'Metrics', 'read_metrics']
 
 # %% ../../nbs/lib/training/45_metrics.ipynb #d2f8d43a4c4d4526a18797ff9734621f
 import json
@@ -133,7 +133,24 @@ def tell_broken(broken: list[str]) -> str:
     more = f" (and {len(broken) - 1} more such lines)" if len(broken) > 1 else ""
     return broken[0] + more if broken else ""
 
-# %% ../../nbs/lib/training/45_metrics.ipynb #93fccff69f074376aa4b949515009663
+# %% ../../nbs/lib/training/45_metrics.ipynb #265a32820fbb4c2fbef7b03c6bce3838
+def part_means(
+    m: Mapping[str, np.ndarray],  # columns
+) -> dict[str, np.ndarray]:  # [N] each, numbers where a validation is
+    "Training loss of each part since the validation before, bits per byte; nothing without parts."
+    at_V = np.flatnonzero(np.isfinite(m["valid_bits"]))
+    means = {}
+    for name in [name for name in m if name.startswith("loss_bits_")]:
+        part = name.removeprefix("loss_bits_")
+        n_N = np.nan_to_num(m.get(f"loss_bytes_{part}", np.zeros(len(m["step"]))))
+        sums_2N = np.cumsum([np.nan_to_num(m[name]) * n_N, n_N], axis=1)
+        bits_V, bytes_V = np.diff(sums_2N[:, at_V], prepend=0.0)
+        mean_N = np.full(len(n_N), np.nan)
+        mean_N[at_V[bytes_V > 0]] = bits_V[bytes_V > 0] / bytes_V[bytes_V > 0]
+        means[f"train_bits_{part}"] = mean_N
+    return means
+
+# %% ../../nbs/lib/training/45_metrics.ipynb #2c6098f203d448e8af439a7da5542e04
 class Metrics:
     "A run's metrics.jsonl as `columns`; `look` reads on from where the last look ended."
 
@@ -172,6 +189,7 @@ class Metrics:
             raise KitError(f"{self.path} {why}") from None
         rows, text, broken = parse_metrics(text, self.path, self.lines)
         self.columns = append_columns(self.columns, to_columns(rows))
+        self.columns |= part_means(self.columns)
         self.broken += broken
         self.lines += text.count(b"\n")
         self.place += len(text)

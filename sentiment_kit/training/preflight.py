@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['checkpoint_bytes', 'check_room', 'check_packages', 'check_learnt']
 
-# %% ../../nbs/lib/training/62_preflight.ipynb #13259fde35a64423a86ffc7003aa0831
+# %% ../../nbs/lib/training/62_preflight.ipynb #4b1b057092eb4e549fdeccb861cac9c1
 import math
 import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..data.files import KitError
+from ..data.files import KitError, new_folder
 from ..model.language_model import LanguageModelConfig
 from .checkpoint import newest_first
 from .config import TrainConfig
@@ -27,7 +27,7 @@ def checkpoint_bytes(
     states = 2 * model.n_layers * global_batch * model.hidden_size
     return 4 * (3 * weights + states) + 20_000
 
-# %% ../../nbs/lib/training/62_preflight.ipynb #4215c36ef0144dd9890333e9fa0160bf
+# %% ../../nbs/lib/training/62_preflight.ipynb #60970ef87c5043f580caec3de17988af
 def check_room(
     config: TrainConfig,
     each: int,  # bytes of a checkpoint
@@ -35,8 +35,7 @@ def check_room(
     "A `KitError` where the checkpoints of a run will not fit, or may not be written."
     folder = Path(config.out) / "checkpoints"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with new_folder(folder), tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
     except OSError as error:
         why = f"cannot be written to ({error.strerror})"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DeviceScale', 'device_scaler', 'finite_state', 'update_on_device', 'fetch', 'read_step', 'launch_step']
 
-# %% ../../nbs/lib/training/66_queued_step.ipynb #594827fcf762473392da92fe973a4044
+# %% ../../nbs/lib/training/66_queued_step.ipynb #ce808843c2104e529448c02bf20e534f
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ from .distributed import in_touch, read_sums
 from .fp16 import DynamicLossScaler, StaticLossScaler, unscale_gradients
 from .part_weights import take_mean_weight_out
 from .run_state import Launched, Step
-from .step import Backward, go_back
+from .step import Backward, go_back, known_step
 
 # %% ../../nbs/lib/training/66_queued_step.ipynb #1f040646ca684c71a01b6a4d0b8a3de7
 class DeviceScale:
@@ -96,7 +96,7 @@ def fetch(numbers: torch.Tensor) -> Callable[[], list[float]]:  # waits, and giv
 
     return read
 
-# %% ../../nbs/lib/training/66_queued_step.ipynb #3d888ce441024b31b9ef3f6d5e89a8fa
+# %% ../../nbs/lib/training/66_queued_step.ipynb #bb66cfedf237475ea59516309bae543c
 def read_step(
     trainer,
     back: Backward,
@@ -109,14 +109,13 @@ def read_step(
     with in_touch(trainer.reducer.world.rank, "summing gradients"):
         *sums, norm = arrive()
     seconds = took + time.perf_counter() - start
-    told = read_sums(trainer.reducer.world, sums, int(back.extras.n_bytes))
+    told = read_sums(trainer.reducer.world, sums, back.extras)
     figures = {"lr": back.lr, "loss_scale": trainer.scaler.scale, "clipped": False}
     figures |= {"skipped": not trainer.scaler.update(told.overflow)}
     if not figures["skipped"]:
         figures |= {"grad_norm": norm, "clipped": 0 < trainer.config.clip_norm < norm}
     trainer.run.stop_heard |= told.stop
-    mean = told.nats / told.n_bytes
-    return Step(back.batch, before, mean, told.n_bytes, seconds, figures)
+    return known_step(trainer, back, before, told, seconds, figures)
 
 # %% ../../nbs/lib/training/66_queued_step.ipynb #9de97bd2343a4b3aab372487bf370384
 def launch_step(

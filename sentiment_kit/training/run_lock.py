@@ -5,29 +5,35 @@
 # %% auto #0
 __all__ = ['claim_run']
 
-# %% ../../nbs/lib/training/25_run_lock.ipynb #797892ee36b549d7894547208911b42a
+# %% ../../nbs/lib/training/25_run_lock.ipynb #78745fae67bf4fe29d2c042d395fd546
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from ..data.files import KitError
+from ..data.files import KitError, make_missing, remove_empty
 from ..data.locks import hold_folder
 
-# %% ../../nbs/lib/training/25_run_lock.ipynb #26df1307
+# %% ../../nbs/lib/training/25_run_lock.ipynb #cbf56049c58d4c9fbf2ba43ea57e9195
 @contextmanager
 def claim_run(
     run: str | Path,  # its folder; made where there is none
     patience: float = 60.0,  # seconds to wait for whoever still writes there
 ) -> Iterator[None]:
     "Be the only one who trains in `run` until the context ends; `KitError` where another goes on."
-    Path(run).mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     for tries in count():
-        with hold_folder(run) as ours:
-            if ours is not False:
-                yield
+        made = make_missing(run)
+        with ExitStack() as held:
+            ours: bool | None = False
+            with suppress(FileNotFoundError):  # whoever was refused took it away this moment
+                ours = held.enter_context(hold_folder(run))
+            if ours is not False and Path(run).is_dir():
+                try:
+                    yield
+                finally:
+                    remove_empty(made)
                 return
         if time.monotonic() - start > patience:
             raise KitError(f"another process trains in {run}; stop it, or choose another out")

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['FINISHED', 'ENOUGH', 'Step', 'Launched', 'NewestStep', 'RunState']
 
-# %% ../../nbs/lib/training/55_run_state.ipynb #a70a7c182a7f40bc9712c4b80aca40db
-from collections.abc import Callable
+# %% ../../nbs/lib/training/55_run_state.ipynb #3a0374b200a240b49b82a37f473ce1ae
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..data.loader import Batch, PartBatch
 from ..model.mlstm import MLSTMState
 
-# %% ../../nbs/lib/training/55_run_state.ipynb #8f5cada67add48389615320d5869c3e7
+# %% ../../nbs/lib/training/55_run_state.ipynb #9c9a75588bec40eeabd4e2bf73b2b2cb
 class Step(NamedTuple):
     "What one step did. Loss and bytes are those of all ranks; batch and state are this rank's."
 
@@ -24,8 +24,9 @@ class Step(NamedTuple):
     n_bytes: int  # bytes predicted
     seconds: float
     figures: dict  # lr, loss_scale, clipped, skipped and, unless skipped, grad_norm
+    parts: Mapping[str, list[float]] = {}  # by part of a template: summed nats, bytes
 
-# %% ../../nbs/lib/training/55_run_state.ipynb #52ced06c5f444f1eaae8d2fb7545e093
+# %% ../../nbs/lib/training/55_run_state.ipynb #978c0ae7dec94025a12a93c557ea01db
 @dataclass
 class Launched:
     "A step whose numbers may still be on their way; `step` is None until `settle` has read them."
@@ -62,7 +63,8 @@ class NewestStep:
         if not self.pending or self.last is None:
             return None
         fields = self.last._asdict()
-        return {name: fields[name] for name in ("nats", "n_bytes", "seconds", "figures")}
+        kept = ("nats", "n_bytes", "seconds", "figures", *(["parts"] if self.last.parts else []))
+        return {name: fields[name] for name in kept}
 
     def take_up(self, unseen: dict) -> None:
         "Put a pending step back where the callbacks find it."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['loss_to_descend', 'accumulate_gradients', 'clip_gradients', 'undecayed', 'make_optimizer', 'update_weights',
-           'Backward', 'go_back', 'take_step']
+           'Backward', 'go_back', 'known_step', 'take_step']
 
-# %% ../../nbs/lib/training/65_step.ipynb #62c06ef90bc147cea31f596ef1a707b1
+# %% ../../nbs/lib/training/65_step.ipynb #4785f7839cae4f4d9b1e293e6eb94fef
 import time
 from typing import NamedTuple
 
@@ -14,27 +14,29 @@ import torch
 
 from ..data.loader import Batch, PartBatch
 from ..model.language_model import LanguageModel
-from ..model.loss import cross_entropy
+from ..model.loss import cross_entropy, mean_and_nats
 from ..model.mlstm import MLSTMState
 from ..model.norms import fused_norm
 from .config import TrainConfig, learning_rate
 from .distributed import Extras
+from .evaluate import by_part, sums_of_parts
 from .fp16 import StaticLossScaler
 from .part_weights import take_mean_weight_out, weights_of_targets
 from .run_state import Step
 
-# %% ../../nbs/lib/training/65_step.ipynb #4d3e81be9f144dfcae062c5cbec73da5
+# %% ../../nbs/lib/training/65_step.ipynb #3a9368e29a5849bda273fd331ea200de
 def loss_to_descend(
     logits_BTV: torch.Tensor,
     target_BT: torch.Tensor,
     weight_BT: torch.Tensor | None,  # None: all alike
-) -> tuple[torch.Tensor, torch.Tensor]:  # scalars: to go back from; mean loss in nats
-    "The mean of w·nats, and that of nats; without weights the two are one."
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # to go back from; mean loss; nats_BT
+    "The mean of w·nats, that of nats, and these; without weights the means are one."
     if weight_BT is None:
-        loss = cross_entropy(logits_BTV, target_BT)
-        return loss, loss.detach()
+        loss, nats_BT = mean_and_nats(logits_BTV, target_BT)
+        return loss, loss.detach(), nats_BT
     nats_BT = cross_entropy(logits_BTV, target_BT, mean=False)
-    return (nats_BT * weight_BT).mean(), nats_BT.detach().mean()
+    told_BT = nats_BT.detach()
+    return (nats_BT * weight_BT).mean(), told_BT.mean(), told_BT
 
 
 def accumulate_gradients(
@@ -44,18 +46,20 @@ def accumulate_gradients(
     scaler: StaticLossScaler,
     parts: int,  # that the lanes are split into
     weight_BT: torch.Tensor | None = None,  # of the targets; None: all alike
-) -> tuple[torch.Tensor, MLSTMState]:  # mean loss in nats, state after the batch
+) -> tuple[torch.Tensor, torch.Tensor, MLSTMState]:  # mean loss in nats, nats_BT, state afterwards
     "Forward and backward; gradients come out as sums of `parts` scaled mean losses."
-    nats, states = 0.0, []
+    nats, each, states = 0.0, [], []
     weights = [None] * parts if weight_BT is None else weight_BT.chunk(parts)
     lanes = [t.chunk(parts) for t in batch] + [s.chunk(parts, dim=1) for s in state]
     for input_BT, target_BT, reset_BT, h_LBH, c_LBH, weight in zip(*lanes, weights, strict=True):
         logits_BTV, after = model(input_BT, MLSTMState(h_LBH, c_LBH), reset_BT)
-        loss, told = loss_to_descend(logits_BTV, target_BT, weight)
+        loss, told, nats_BT = loss_to_descend(logits_BTV, target_BT, weight)
         scaler.scaled(loss).backward()
         nats = nats + told / parts
+        each.append(nats_BT)
         states.append(after.detach())
-    return nats, MLSTMState(*(torch.cat(s, dim=1) for s in zip(*states, strict=True)))
+    after = MLSTMState(*(torch.cat(s, dim=1) for s in zip(*states, strict=True)))
+    return nats, torch.cat(each), after
 
 # %% ../../nbs/lib/training/65_step.ipynb #80838ab3
 def clip_gradients(
@@ -106,7 +110,7 @@ def update_weights(
     trainer.optimizer.zero_grad()
     return figures
 
-# %% ../../nbs/lib/training/65_step.ipynb #226668f3735f4986afc737a8f5d52d53
+# %% ../../nbs/lib/training/65_step.ipynb #f2c281de3531469ba20c360a5b5ecf5e
 class Backward(NamedTuple):
     "What the way there and back leaves, on the device."
 
@@ -118,7 +122,7 @@ class Backward(NamedTuple):
 
 
 def go_back(
-    trainer,  # with config, model, optimizer, device, run, asked; weight_P for a `PartBatch`
+    trainer,  # with config, model, optimizer, device, run, asked; for parts: weight_P, parts
     batch: Batch | PartBatch,  # this rank's lanes
     scaler,  # of the loss: `scaled` and `unscale`
 ) -> Backward:
@@ -128,19 +132,35 @@ def go_back(
     lr = learning_rate(config, run.step, run.bytes, run.total_bytes)
     for group in trainer.optimizer.param_groups:
         group["lr"] = lr
-    weight_BT = weight = None
-    if isinstance(batch, PartBatch):
+    weight_BT = weight = parts = None
+    if isinstance(batch, PartBatch) and trainer.weight_P is not None:
         weight_BT = weights_of_targets(batch.part_BT, trainer.weight_P)
         weight = weight_BT.sum()
     how = (Batch(*batch[:3]), run.state, scaler, config.accumulate, weight_BT)
-    nats, after = accumulate_gradients(trainer.model, *how)
+    nats, nats_BT, after = accumulate_gradients(trainer.model, *how)
+    if isinstance(batch, PartBatch) and trainer.parts:
+        parts = sums_of_parts(nats_BT, batch.part_BT, len(trainer.parts)).flatten()
     gradients = [p.grad for p in trainer.model.parameters()]
     overflowed = scaler.unscale(gradients, config.accumulate)
     n = batch.target_BT.numel()
-    mine = Extras(nats * n, n, overflowed, bool(trainer.asked), weight)
+    mine = Extras(nats * n, n, overflowed, bool(trainer.asked), weight, parts)
     return Backward(batch, lr, after, gradients, mine)
 
-# %% ../../nbs/lib/training/65_step.ipynb #0fd95efda0794efaab8cf101505d8cd7
+
+def known_step(
+    trainer,  # as for `go_back`
+    back: Backward,
+    before: MLSTMState,  # of the lanes
+    told: Extras,  # of all ranks
+    seconds: float,
+    figures: dict,
+) -> Step:
+    "The step, its numbers read."
+    parts = {} if told.parts is None else by_part(trainer.parts, told.parts)
+    mean = told.nats / told.n_bytes
+    return Step(back.batch, before, mean, told.n_bytes, seconds, figures, parts)
+
+# %% ../../nbs/lib/training/65_step.ipynb #3e6d2e88e46f4e74836e856d954bb294
 def take_step(
     trainer,  # with config, model, optimizer, scaler, reducer, device, run, asked
     batch: Batch | PartBatch,  # this rank's lanes
@@ -153,8 +173,8 @@ def take_step(
     if told.weight is not None:
         take_mean_weight_out(back.gradients, told.weight / told.n_bytes)
     figures = {"lr": back.lr, "loss_scale": scaler.scale} | update_weights(trainer, told.overflow)
-    mean, took = told.nats / told.n_bytes, time.perf_counter() - start
-    run.advance(Step(back.batch, run.state, mean, told.n_bytes, took, figures), back.after)
+    took = time.perf_counter() - start
+    run.advance(known_step(trainer, back, run.state, told, took, figures), back.after)
     if told.stop and not run.done:
         run.stop_reason = trainer.asked or "stopped by another process"
     return run.last
