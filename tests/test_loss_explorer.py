@@ -1,9 +1,13 @@
-"""Metrics read while they are written, no peak lost by thinning, a picture changed in place."""
+"""Metrics read while they are written, no peak lost by thinning, all drawn from one message."""
 
 import csv
 import json
 import re
+import shutil
+import subprocess
 import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -17,16 +21,27 @@ from sentiment_kit.looking.loss_curves import (
     find_runs,
     name_runs,
     plot_losses,
-    smooth,
-    thin,
 )
 from sentiment_kit.looking.loss_explorer import (
     LossExplorer,
+    answer_browser,
     losses_csv,
     losses_page,
     save_losses,
-    tell_runs,
 )
+from sentiment_kit.looking.loss_picture import losses_svg, short, ticks
+from sentiment_kit.looking.loss_state import (
+    MODULES,
+    SCRIPT,
+    STYLE_SHEET,
+    look_at_runs,
+    loss_choices,
+    pack_columns,
+)
+from sentiment_kit.looking.page_parts import STATIC, join_modules, static_text
+from sentiment_kit.looking.run_settings import differing, run_settings, seed_groups
+from sentiment_kit.looking.smoothing import band, best_so_far, mean_points, smooth, thin
+from sentiment_kit.training.config import TrainConfig
 from sentiment_kit.training.log import cut_back
 from sentiment_kit.training.metrics import NUMBERS, Metrics, read_metrics
 
@@ -141,8 +156,8 @@ def test_a_broken_line_is_left_out_and_told_by_every_reader(run, line, capsys):
     for read in (read_metrics, lambda run: plot_losses(run).data and read_metrics(run)):
         with pytest.warns(UserWarning, match=told):
             assert read(run)["step"].tolist() == [1, 2, 3, 5]
-    [_, said], changed, _ = tell_runs({"run": Metrics(run)})
-    assert re.search(told, said) and changed
+    changed, notes, _, _ = look_at_runs({"run": Metrics(run)})
+    assert re.search(told, notes["run"][0]) and changed
     cut_back(run / "metrics.jsonl", 5, logged=3)
     assert (run / "metrics.jsonl").read_bytes() == whole
     assert re.search(told, capsys.readouterr().out)
@@ -214,9 +229,10 @@ def test_thinning_of_little():
 )
 def test_axes(run, x, last):
     figure = plot_losses(run, x=x)
-    raw, smoothed = figure.data[:2]
+    raw, line = figure.data[:2]
     valid = next(trace for trace in figure.data if trace.name.endswith("validation"))
-    np.testing.assert_allclose([valid.x[0] * 1.5, raw.x[-1] * 1.5], last)
+    np.testing.assert_allclose([valid.x[0] * 1.5, line.x[-1] * 1.5], last)
+    assert len(raw.x) == 0  # of so few points the line itself is the raw one
     assert (
         valid.text[0] == " (valid, reset shard, 8 lanes)"
         and figure.layout.yaxis.title.text == "bits per byte"
@@ -373,66 +389,344 @@ def explorer(run, tmp_path):
     explorer.close()
 
 
-def test_the_explorer_changes_in_place(explorer, run, tmp_path):
-    figure, traces = explorer.figure, explorer.figure.data
-    assert "next: " in explorer.told.value and "does not exist yet" in explorer.told.value
-    assert (
-        "run: step 3, 300 bytes, 4.0000 bits per byte in training, 3.5000 in validation"
-        in explorer.told.value
-    )
-    figure.layout.xaxis.range = (100, 250)  # as the browser reports a zoom
+def drawn(explorer, name, field):
+    "A column of a run as the browser gets it."
+    [run] = [run for run in explorer.data["runs"] if run["name"] == name]
+    wide = len(run["columns"][field]) == 8 * run["rows"]
+    return np.frombuffer(run["columns"][field], "<f8" if wide else "<f4")
+
+
+def test_all_that_is_drawn_lies_in_the_first_message(explorer):
+    "What the browser gets when it opens the line: nothing is to be asked for."
+    state = explorer.get_state()
+    first, second = state["data"]["runs"]
+    assert state["data"]["serial"] == 1 and {"x", "choices", "_esm", "_css"} <= set(state)
+    assert (first["name"], first["rows"], second["rows"]) == ("run", 3, 0)
+    assert "does not exist yet" in second["notes"][0] and first["notes"] == []
+    np.testing.assert_array_equal(drawn(explorer, "run", "bytes"), [100, 200, 300])
+    np.testing.assert_array_equal(drawn(explorer, "run", "loss_bits"), [8, 4, np.nan])
+    assert first["points"]["valid_bits"]["told"] == "(valid, reset shard, 8 lanes)"
+    assert "lr" not in first["columns"]  # of which there is no number
+
+
+def test_the_explorer_follows_its_files(explorer, run, tmp_path):
     write(tmp_path / "next", [row(1), row(2)])
     add(run, json.dumps(row(4)) + "\n")
     explorer.refresh()
-    assert explorer.figure.data == traces and figure.layout.xaxis.range == (100, 250)
-    lines = {trace.name: trace for trace in figure.data}
-    assert lines["run"].x.tolist() == [100, 200, 300, 400] and lines["next"].x.tolist() == [
-        100,
-        200,
-    ]
+    assert explorer.data["serial"] == 2
+    assert drawn(explorer, "run", "bytes").tolist() == [100, 200, 300, 400]
+    assert drawn(explorer, "next", "step").tolist() == [1, 2]
+    explorer.refresh()
+    assert explorer.data["serial"] == 2  # nothing is sent where nothing has changed
     write(run, [row(1)])  # cut back
     explorer.refresh()
-    assert lines["run"].x.tolist() == [100]
+    assert drawn(explorer, "run", "bytes").tolist() == [100]
     (run / "metrics.jsonl").write_text("{]\n" * 2)
     explorer.refresh()
-    assert "line 1: not JSON" in explorer.told.value
+    assert "line 1: not JSON" in explorer.data["runs"][0]["notes"][0]
 
 
-def test_the_controls_of_the_explorer(explorer, run, tmp_path):
-    controls, figure, traces = explorer.controls, explorer.figure, explorer.figure.data
-    figure.layout.xaxis.range = (100, 250)
-    controls["x"].value = "steps"
-    assert figure.layout.xaxis.range is None and figure.layout.xaxis.autorange
-    assert figure.data[1].x.tolist() == [1, 2, 3] and figure.layout.xaxis.title.text == "steps"
-    controls["log_y"].value = controls["lr"].value = True
-    assert figure.layout.yaxis.type == "log" and figure.layout.yaxis3.visible
-    controls["lr"].value, controls["smoothing"].value = False, 1
-    assert not figure.layout.yaxis3.visible and len(figure.data[0].x) == 0 < len(figure.data[1].x)
-    assert figure.data == traces  # whatever is chosen, they only change
-    explorer.file.value = str(tmp_path / "all.csv")
-    explorer.button.click()
-    assert (tmp_path / "all.csv").exists() and "all.csv written" in explorer.saved.value
-    explorer.file.value = "all.gif"
-    explorer.button.click()
-    assert "ends in none of" in explorer.saved.value
+def test_gaps_and_settings_of_the_explorer(explorer, run):
     write_json(run / "gap.json", GAP)
     explorer.refresh()
-    assert "moving weights" in explorer.gap.value
+    assert explorer.data["runs"][0]["gap"]["terms"][0]["name"] == "moving weights"
     write_json(run / "gap.json", GAP | {"words": 1})
+    (run / "train_config.json").write_text("[]")
     explorer.refresh()
-    assert "words" in explorer.told.value and explorer.gap.value == ""
+    [note] = explorer.data["runs"][0]["notes"]
+    assert "train_config.json holds no settings of a run" in note
+    (run / "train_config.json").unlink()
+    explorer.refresh()
+    [note] = explorer.data["runs"][0]["notes"]
+    assert "words" in note and explorer.data["runs"][0]["gap"] is None
+
+
+def test_what_the_explorer_draws_can_be_saved(explorer, tmp_path):
+    explorer.set_trait("x", "steps")
+    explorer.log_y = True
+    explorer.panels = ["lr"]
+    explorer.window = [1, 2]
+    figure = explorer.figure
+    assert figure.layout.xaxis.title.text == "steps" and figure.layout.yaxis.type == "log"
+    assert figure.layout.yaxis3.visible
+    sent = []
+    explorer.send = lambda message: sent.append(message["told"])
+    for name in ("all.csv", "all.gif"):
+        answer_browser(explorer, dict(kind="save", path=str(tmp_path / name)), [])
+    assert (tmp_path / "all.csv").exists() and "all.csv written" in sent[0]
+    assert "ends in none of" in sent[1]
+    explorer.hidden = ["run"]
+    assert explorer.save(tmp_path / "next.csv").read_text().count("\n") == 1  # the heads alone
+    for wrong in (dict(x="days"), dict(panels=["loss"])):
+        with pytest.raises(KitError, match="is not known; take one of"):
+            LossExplorer([], live=False, **wrong)
 
 
 def test_live(run):
     explorer = LossExplorer(run, every=0.02, smoothing=33, panels=["lr"])
     try:
-        assert explorer.controls["smoothing"].value == 33 and explorer.controls["lr"].value
+        assert explorer.smoothing == 33 and explorer.panels == ["lr"]
         for live, steps in ((True, 4), (False, 5)):
-            explorer.live.value = live
+            explorer.live = live
             add(run, json.dumps(row(steps)) + "\n")
             end = time.monotonic() + (10 if live else 0.3)
-            while f"step {steps}" not in explorer.told.value and time.monotonic() < end:
+            while explorer.data["runs"][0]["rows"] < steps and time.monotonic() < end:
                 time.sleep(0.01)
-            assert (f"step {steps}" in explorer.told.value) == live
+            assert (explorer.data["runs"][0]["rows"] == steps) == live
     finally:
         explorer.close()
+
+
+def test_what_nobody_draws_is_sent_again(run, monkeypatch):
+    monkeypatch.setattr("sentiment_kit.looking.loss_explorer.WAIT", 0.05)
+    explorer = LossExplorer(run, every=0.01)
+    sent = []
+    explorer.send_state = lambda key=None: sent.append(key)
+    try:
+        end = time.monotonic() + 10
+        while len(sent) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        answer_browser(explorer, dict(kind="drawn", serial=explorer.serial), [])
+        time.sleep(0.05)
+        before = len(sent)
+        time.sleep(0.3)
+        assert before == len(sent) >= 2 and set(sent) == {"data"}
+        answer_browser(explorer, dict(kind="empty"), [])  # a view without data asks for them
+        assert len(sent) == before + 1
+    finally:
+        explorer.close()
+
+
+def test_the_notebook_keeps_a_picture(explorer, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "sentiment_kit.looking.loss_explorer.display",
+        lambda bundle, **how: shown.append((bundle, how)),
+    )
+    explorer._ipython_display_()
+    (still, how), (live, _) = shown
+    assert how["display_id"] == explorer.key == explorer.data["still"]
+    picture = ElementTree.fromstring(still["image/svg+xml"])
+    assert picture.get("id") == explorer.key and len(still["image/svg+xml"]) < 10_000
+    assert "3.5000 in validation" in still["text/plain"] and "next: no step" in still["text/plain"]
+    assert "application/vnd.jupyter.widget-view+json" in live and "image/svg+xml" not in live
+    monkeypatch.setattr("sentiment_kit.looking.loss_explorer.RENEWED", 0)
+    write(explorer.runs["next"].path.parent, [row(1)])
+    explorer.refresh()
+    assert shown[2][1]["update"] and "next: step 1" in shown[2][0]["text/plain"]
+
+
+def test_pictures_of_anything(run, tmp_path):
+    "Of no run, of an empty one, of one point, of names that are no markup."
+    m = read_metrics(run)
+    one = {field: column[:1] for field, column in m.items()}
+    empty = {field: column[:0] for field, column in m.items()}
+    for columns in ({}, {"a": empty}, {"a": one}, {text[:300]: m for text in HOSTILE.values()}):
+        for log in (False, True):
+            picture = losses_svg(columns, x="time", log_x=log, log_y=log)
+            parsed = ElementTree.fromstring(picture)
+            tags = {node.tag.rpartition("}")[2] for node in parsed.iter()}
+            assert tags <= {"svg", "title", "style", "rect", "path", "text"}
+            assert "nan" not in re.sub("<title>.*?</title>", "", picture.lower().split("<rect")[-1])
+
+
+def test_a_mean_never_runs_over_more_than_a_tenth(tmp_path):
+    "On a short run a mean over 25 points drew training above what was measured."
+    assert [mean_points(n, 25) for n in (0, 99, 100, 180, 5_000)] == [1, 1, 10, 18, 25]
+    assert mean_points(5_000, 1) == 1 and mean_points(5_000, 1_000) == 500
+    for steps, points in ((60, 1), (150, 15)):
+        rows = [row(n + 1, loss_bits=1 + 8 * (n + 1) ** -0.5) for n in range(steps)]
+        run = write(tmp_path / "run", rows)
+        loss = read_metrics(run)["loss_bits"]
+        raw, mean = plot_losses(run, smoothing=25).data[:2]
+        assert len(raw.x) == (steps if points > 1 else 0)
+        np.testing.assert_allclose(mean.y, smooth(loss, points))
+        late = slice(steps // 5, None)
+        assert np.abs(mean.y - loss)[late].max() < 0.03
+        assert f"of up to {points} points" in str(plot_losses(run).layout.legend) or points == 1
+
+
+def test_the_best_so_far_is_marked(tmp_path):
+    values = [3.0, 2.5, 2.75, 2.5, 2.25]
+    run = write(tmp_path / "run", [row(n + 1, valid_bits=bits) for n, bits in enumerate(values)])
+    best = [True, True, False, False, True]
+    assert best_so_far(np.array(values)).tolist() == best
+    assert best_so_far(np.array([])).tolist() == []
+    [trace] = [t for t in plot_losses(run).data if t.name == "run, validation"]
+    assert [symbol == "diamond" for symbol in trace.marker.symbol] == best
+
+
+def seeds(tmp_path, **more):
+    for seed in range(3):
+        rows = [row(n, loss_bits=4 / n + seed) for n in range(1, 6 + seed)]
+        run = write(tmp_path / f"seed{seed}", rows)
+        write_json(run / "train_config.json", asdict(TrainConfig("c", str(run), seed=seed, **more)))
+    return find_runs(tmp_path)
+
+
+def test_bands_over_seeds(tmp_path):
+    runs = seeds(tmp_path)
+    figure = plot_losses(runs, x="steps", bands=True)
+    low, high, mean = figure.data[-3:]
+    assert mean.name == "seed0, mean of 3 seeds" and high.fill == "tonexty"
+    assert mean.x.tolist() == [1, 2, 3, 4, 5]  # where all of them have been
+    np.testing.assert_allclose(low.y, 4 / mean.x)
+    np.testing.assert_allclose([high.y - low.y, mean.y - low.y], [[2] * 5, [1] * 5])
+    assert {trace.line.color for trace in figure.data} == {low.line.color}
+    assert len(plot_losses(runs).data) == len(figure.data) - 3
+    assert [part.tolist() for part in band([(np.array([]), np.array([]))])] == [[]] * 4
+    explorer = LossExplorer(runs, live=False, bands=True)
+    assert {run["group"] for run in explorer.data["runs"]} == {0}
+    assert explorer.figure.data[-1].name == mean.name
+    explorer.close()
+
+
+def test_the_settings_in_which_runs_differ(tmp_path):
+    runs = seeds(tmp_path)
+    settings = {name: run_settings(run) for name, run in runs.items()}
+    assert differing(settings) == {f"seed{n}": {"seed": n} for n in range(3)}
+    changed = settings["seed2"] | dict(lr=1e-3, save_every=7, hidden_size=64)
+    told = differing(settings | {"seed2": changed})
+    assert told["seed2"] == dict(lr=1e-3, seed=2, save_every=7, hidden_size=64)
+    assert seed_groups(settings | {"seed2": changed}) == [["seed0", "seed1"], ["seed2"]]
+    assert seed_groups(settings | {"seed2": settings["seed2"] | dict(keep=9)}) == [[*settings]]
+    old = {name: value for name, value in settings["seed2"].items() if name != "chrono_share"}
+    assert seed_groups(settings | {"seed2": old}) == [[*settings]]  # it had the default
+    assert seed_groups({"a": {}, "b": {}}) == [["a"], ["b"]]
+    assert differing({"a": {}, "b": {}}) == {"a": {}, "b": {}}
+
+
+@pytest.mark.parametrize(
+    "seconds, title, last",
+    [
+        (100, "time (seconds)", 100),
+        (600, "time (minutes)", 10),
+        (3 * 3600, "time (hours)", 3),
+        (10 * 86_400, "time (days)", 10),
+    ],
+)
+def test_a_time_axis_in_the_unit_that_suits(tmp_path, seconds, title, last):
+    run = write(tmp_path / "run", [row(1), row(2, seconds=seconds)])
+    figure = plot_losses(run, x="time")
+    assert figure.layout.xaxis.title.text == title and figure.data[1].x[-1] == last
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    "A function: what a line of JavaScript gives, with the modules of the explorer and some values."
+    if not (command := shutil.which("node")):
+        pytest.skip("node is missing: the browser's tests draw with the same modules")
+    folder = tmp_path_factory.mktemp("node")
+    names = [module for module in MODULES if not module.endswith(("tables", "explorer"))]
+    script = join_modules([static_text(f"{name}.js") for name in names])
+    script += """
+const plain = (_, x) => (Number.isNaN(x) ? 'nan' : ArrayBuffer.isView(x) ? [...x] : x);
+const bare = (value) => JSON.stringify(value, plain);
+"""
+
+    def run(line, **values):
+        given = json.dumps(values).replace("NaN", '"nan"')
+        head = f"const given = JSON.parse({json.dumps(given)}, (_, x) => x === 'nan' ? NaN : x);\n"
+        (folder / "run.mjs").write_text(f"{script}{head}console.log(bare({line}));\n")
+        done = subprocess.run([command, folder / "run.mjs"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.replace('"nan"', "NaN"))
+
+    return run
+
+
+def test_the_browser_computes_as_python_does(node):
+    rng = np.random.default_rng(0)
+    values = np.round(rng.normal(size=300), 3)
+    values[[0, 50, 299]] = np.nan
+    curves = [(np.arange(20.0), values[1:21]), (np.arange(3.0, 40, 2), values[60:79])]
+    given = dict(
+        values=values.tolist(), curves=[dict(x=x.tolist(), y=y.tolist()) for x, y in curves]
+    )
+    counts = [0, 99, 100, 180, 5_000]
+    pairs = [(0, 4.9e6), (1.2, 3.4), (-0.5, 0.5), (1e-5, 3e-4)]
+    logs = [(0.5, 900), (1.5, 8.0), (1e-6, 10)]
+    numbers = [0, 5e6, 1500, 0.25, 12.3456, 999_999, 2e13]
+    got = node(
+        "({ smooth: [1, 2, 25].map((p) => smooth(given.values, p)),"
+        " best: bestSoFar(given.values.filter(Number.isFinite)), band: band(given.curves),"
+        " counts: given.counts.map((n) => meanPoints(n, 25)), short: given.numbers.map(short),"
+        " ticks: given.pairs.map(([a, b]) => ticks(a, b, false, 7)),"
+        " logs: given.logs.map(([a, b]) => ticks(a, b, true, 7)) })",
+        **given,
+        counts=counts,
+        pairs=pairs,
+        logs=logs,
+        numbers=numbers,
+    )
+    for points, smoothed in zip((1, 2, 25), got["smooth"], strict=True):
+        np.testing.assert_allclose(smoothed, smooth(values, points), atol=1e-12)
+    assert got["best"] == best_so_far(values[np.isfinite(values)]).tolist()
+    for part, want in zip(("x", "low", "mean", "high"), band(curves), strict=True):
+        np.testing.assert_allclose(got["band"][part], want, atol=1e-12)
+    assert got["counts"] == [mean_points(n, 25) for n in counts]
+    assert got["short"] == [short(value) for value in numbers]
+    for (low, high), found in zip(pairs, got["ticks"], strict=True):
+        np.testing.assert_allclose(found, ticks(low, high), atol=1e-12)
+    for (low, high), found in zip(logs, got["logs"], strict=True):
+        np.testing.assert_allclose(found, ticks(low, high, log=True))
+
+
+def test_many_points_on_a_pixel_are_its_lowest_and_highest(node):
+    "50,000 points become four for each column of pixels, and no spike is lost."
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=50_000)
+    y[31_415] = 50
+    got = node(
+        "[...places(given.y.map((_, n) => n), given.y, scaleOf(0, 50000, 0, 900, false),"
+        " scaleOf(0, 1, 0, 1, false), 900)]",
+        y=y.tolist(),
+    )
+    assert len(got) <= 4 * 901 and max(place[1] for place in got) == 50
+    columns = np.floor(np.arange(50_000) * 900 / 50_000).astype(int)
+    found = np.floor([place[0] for place in got]).astype(int)
+    tops = np.array([place[1] for place in got])
+    for k in range(0, 900, 100):
+        inside = y[columns == k]
+        assert (tops[found == k].min(), tops[found == k].max()) == (inside.min(), inside.max())
+
+
+def test_a_run_in_the_browser(node, tmp_path):
+    "Columns arrive to the bit, lines and the unit of time are those of Python."
+    rows = [row(n, grad_norm=0.1 * n, skipped=n % 2) for n in range(1, 201)]
+    m = read_metrics(write(tmp_path / "run", rows))
+    columns = {name: list(raw) for name, raw in pack_columns(m).items()}
+    got = node(
+        "(() => { const sent = Object.entries(given.columns).map(([name, raw]) =>"
+        " [name, new DataView(Uint8Array.from(raw).buffer)]);"
+        " const run = new Run({ name: 'a', rows: 200, line: {}, group: 0, points: {},"
+        " columns: Object.fromEntries(sent) });"
+        " const axis = axisOf(given.axes, 'time', [run]);"
+        " const how = { axis, smoothing: 25, bands: false, averaged: true };"
+        " const lines = panelLines([run], 'loss_bits', how);"
+        " return { title: axis.title, x: lines[1].x, y: lines[1].y, points: lines[1].points,"
+        " raw: lines[0].y, skipped: run.raw('skipped') }; })()",
+        columns=columns,
+        axes=loss_choices()["axes"],
+    )
+    assert (got["title"], got["points"]) == ("time (minutes)", 20)
+    np.testing.assert_allclose(got["x"], m["seconds"] / 60)
+    np.testing.assert_allclose(got["raw"], m["loss_bits"], rtol=1e-6)
+    np.testing.assert_allclose(got["y"], smooth(m["loss_bits"], 20), rtol=1e-6)
+    np.testing.assert_allclose(got["skipped"], np.cumsum(m["skipped"]))
+
+
+def test_the_script_is_local_and_safe():
+    "Nothing from a network, no markup out of text, no name declared twice."
+    whole = SCRIPT + STYLE_SHEET
+    assert set(re.findall(r"https?://[^\s\"]+", whole)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"\bimport\b|@import|url\(|fetch\(|XMLHttp", whole)
+    markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|</script"
+    assert not re.search(markup, SCRIPT)
+    names = [module.removeprefix("losses/") for module in MODULES[1:]]
+    assert {path.stem for path in (STATIC / "losses").iterdir()} == set(names)
+    declared = re.findall(r"^(?:async )?(?:const|let|function\*?|class) (\w+)", SCRIPT, re.M)
+    assert len(declared) == len(set(declared)) > 50
+    for module in MODULES[1:]:
+        source = static_text(f"{module}.js")
+        assert source.startswith("// ") and max(map(len, source.splitlines())) <= 100
