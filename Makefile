@@ -42,8 +42,8 @@ refresh: setup  ## execute every notebook in place and redraw the README's pictu
 	$(BIN)/python tests/pictures.py $(RUN)
 	$(BIN)/python tests/sync.py
 
-lab: setup  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab nbs
+lab: setup  ## JupyterLab on the notebooks; opens the one to play with
+	$(BIN)/jupyter lab --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/tour/00_play.ipynb
 
 # A GPU box often has a torch of its own and nothing else: this one runs with its python3, not with .venv.
 gpu:  ## on CUDA: correctness, speed of whole steps, training after reading, one leg; under 8 minutes, into out/gpu

@@ -34,6 +34,7 @@ HOMES = {  # name: the module that defines it
     "TextTable": "looking.text_table",
     "look": "looking.text_table",
     "name_unit": "transfer.unit_notes",
+    "play": "looking.play",
 }
 
 __all__ = [  # spelled out, because type checkers read only a literal list
@@ -56,6 +57,7 @@ __all__ = [  # spelled out, because type checkers read only a literal list
     "make_shards",
     "name_unit",
     "open_corpus",
+    "play",
     "plot_losses",
     "read_reviews",
     "record_states",
@@ -72,6 +74,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors: they do not r
     from .looking.loss_curves import plot_losses
     from .looking.loss_explorer import LossExplorer
     from .looking.neuron_map import NeuronMap
+    from .looking.play import play
     from .looking.steering import SteeringPanel
     from .looking.text_table import TextTable, look
     from .model.generate import generate

@@ -1,9 +1,9 @@
 """The README's pictures, made anew by `make refresh RUN=out/…`.
 
 From a finished run: its loss, and the values of its unit on the test texts. From a bundled model's
-folder: two reviews in the colours of its neuron. From a benchmark (`make bench`): the bars of its
-training steps. From a run of 63_map_the_neuron, 64_loss_gap or 66_model_size: the figure in its
-executed notebook.
+folder: two reviews in the colours of its neuron, and `sk.play()` after its first suggestion. From a
+benchmark (`make bench`): the bars of its training steps. From a run of 63_map_the_neuron,
+64_loss_gap or 66_model_size: the figure in its executed notebook.
 
 Needs Chromium (Debian: apt-get install chromium; elsewhere name it in the variable CHROMIUM).
 """
@@ -21,8 +21,10 @@ from sentiment_kit.data.datasets import load_splits
 from sentiment_kit.data.files import read_json
 from sentiment_kit.data.text import encode
 from sentiment_kit.evidence.speed import speed_figure
+from sentiment_kit.looking.edits import SUGGESTIONS
 from sentiment_kit.looking.heatmap_widget import HeatmapView
 from sentiment_kit.looking.loss_curves import plot_losses
+from sentiment_kit.looking.play import PLAY_TEXT, Play
 from sentiment_kit.model.language_model import LanguageModel
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.metrics import read_metrics
@@ -102,6 +104,15 @@ def draw_turns(folder: Path) -> None:
     print(f"heatmap.png: unit {neuron['unit']} of {folder.name}")
 
 
+def draw_play(folder: Path) -> None:
+    "One text in four views, with what the first suggestion changed."
+    [suggest, *_] = SUGGESTIONS.values()
+    widget = Play(folder)
+    widget.before, widget.text = PLAY_TEXT, suggest(PLAY_TEXT)
+    photograph(widget.html(), "play.png", "main", '.skp-card [data-g="50"]')
+    print(f"play.png: {folder.name}")
+
+
 def draw_speed(run: Path) -> None:
     "Shares of the floor of a training step."
     draw(
@@ -137,6 +148,7 @@ if __name__ == "__main__":
         draw_cell(path, *FIGURES[path.stem])
     if (run / "neuron.json").exists() and (run / "model.safetensors").exists():
         draw_turns(run)
+        draw_play(run)
     elif (run / "speed.json").exists():
         draw_speed(run)
     elif (run / "transfer.json").exists() and (run / "metrics.jsonl").exists():

@@ -15,7 +15,8 @@ from hostile import HOSTILE
 
 from sentiment_kit.data.text import encode
 from sentiment_kit.figures import number
-from sentiment_kit.looking.live_page import save_live_page, surprise
+from sentiment_kit.looking.live_page import save_live_page
+from sentiment_kit.looking.next_byte import surprise
 from sentiment_kit.model.language_model import LanguageModel
 from sentiment_kit.transfer.features import record_states
 

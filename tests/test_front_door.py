@@ -15,7 +15,7 @@ NAMES = """
     LanguageModel LanguageModelConfig TrainConfig train make_shards open_corpus read_reviews
     load_dataset ByteFeaturizer SentimentProbe find_sentiment_neuron TextClassifier
     generate record_states heatmap_html HeatmapWidget NeuronMap
-    SteeringPanel LossExplorer plot_losses TextTable look name_unit
+    SteeringPanel LossExplorer plot_losses TextTable look name_unit play
 """.split()
 
 

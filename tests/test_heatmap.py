@@ -27,10 +27,11 @@ from sentiment_kit.looking.heatmap_widget import (
     heatmap_numbers,
     still,
 )
+from sentiment_kit.looking.kept_states import LIVE, KeptStates
 from sentiment_kit.looking.ledger import write_ledger
 from sentiment_kit.looking.marks import marks_of
 from sentiment_kit.looking.page_parts import MODULES, SCRIPT, STATIC, STYLE_SHEET
-from sentiment_kit.looking.panes import LIVE, KeptStates, pane_of, star_correlation, top_units
+from sentiment_kit.looking.panes import pane_of, star_correlation, top_units
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.reading import ModelStates
 from sentiment_kit.transfer.features import as_source, record_states

@@ -23,7 +23,6 @@ from sentiment_kit.looking.live_page import (
     live_page,
     neuron_told,
     save_live_page,
-    surprise,
 )
 from sentiment_kit.looking.live_weights import (
     coded_loss,
@@ -33,6 +32,7 @@ from sentiment_kit.looking.live_weights import (
     to_bytes,
     to_halves,
 )
+from sentiment_kit.looking.next_byte import surprise
 from sentiment_kit.looking.page_parts import ENGINE, STATIC, join_modules, static_text
 from sentiment_kit.looking.panes import pane_of, well_formed
 from sentiment_kit.model.generate import encode_prompt, stream

@@ -6,7 +6,7 @@
 __all__ = ['SAVED', 'heatmap_document', 'heatmap_numbers', 'still', 'picture_of', 'answer_browser', 'HeatmapView', 'save_view',
            'unit_choices', 'HeatmapWidget', 'read_texts']
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #50f22d7f392a4a92afe0dca146185bf3
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #7491087701b041838c81779113827d96
 import html
 import json
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from ..data.files import KitError, write_atomic
 from ..figures import NEGATIVE, POSITIVE
 from .heatmap import OPACITY, heatmap_html
 from .live_page import reader_page
+from .next_byte import SURPRISE
 from .page_parts import SCRIPT, STYLE_SHEET, page_policy, state_json
 from sentiment_kit.looking.panes import (
     PaneReader,
@@ -74,7 +75,7 @@ def heatmap_numbers(
         )
     return dict(units=picture["units"], panes=panes)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #271b1e0deb5f4988a6af3fe92e089141
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #125d264d710640c89f6d9c31bc4be37a
 def still(
     picture: dict,  # of a `HeatmapView`
     shown: list,  # entries of units; the first is drawn
@@ -85,7 +86,7 @@ def still(
     key = unit_key(picture["units"][row])
     name = picture.get("names", {}).get(key) or (f"unit {key}" if key[0].isdigit() else key)
     ends = picture.get("ends", {}).get(key)
-    scale = picture["scales"][key] or None
+    scale = picture.get("counts", {}).get(key) or picture["scales"][key] or None
     parts = []
     for pane in picture["panes"]:
         values_T = _values(picture, pane)[row]
@@ -205,7 +206,7 @@ def save_view(view: HeatmapView, path: Path, live: bool = False):
     else:
         raise KitError(f"{path.name}: a heatmap is saved as .html, .json or .png")
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #87210e04ecb74809aa6fbdc3fd692f17
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #7ff90f9876654ca986f26edd377cb5a2
 def unit_choices(
     reader: PaneReader,
     weight_U: np.ndarray | None,  # of a probe
@@ -213,11 +214,14 @@ def unit_choices(
 ) -> dict:
     "The facts for the list in which units are looked up; only those that are known."
     known = dict(weight=weight_U, stars=stars_U)
-    rows = {k: np.asarray(v, "<f4").tobytes() for k, v in known.items() if v is not None}
+    rows: dict = {
+        k: np.asarray(v, "<f4").tobytes() for k, v in known.items() if v is not None
+    }
     titles = unit_titles(reader.sources[0]) if len(reader.sources) == 1 else {}
-    names = {str(u): f"unit {u} · {title}" for u, title in titles.items()}
-    named = dict(names=names) if names else {}
-    return rows | named | dict(n_units=min((s.n_units for s in reader.sources), default=0))
+    if titles:
+        rows["names"] = {str(u): f"unit {u} · {title}" for u, title in titles.items()}
+    named = [SURPRISE] if reader.can_look else []
+    return rows | dict(n_units=min((s.n_units for s in reader.sources), default=0), named=named)
 
 # %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #211d6a51fbb4484795e12bf3f20f093c
 class HeatmapWidget(HeatmapView):

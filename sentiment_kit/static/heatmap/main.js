@@ -11,6 +11,7 @@ import { receive, saveButtons } from "./saving.js";
 import { explain, inspect, tellTop } from "./told.js";
 
 const LEDGER = "what each character wrote into the unit, and how much of it is left at the end";
+const SURPRISED = "what each character cost the model, and what it expected in its place";
 const HELP =
   "Point at a character, or move with the arrow keys; click it for its top units.";
 
@@ -41,12 +42,15 @@ class App {
       this.set({ view: this.model.get("view") === "ledger" ? "state" : "ledger" });
     });
     this.ledger.hidden = true;
+    this.surprise = button("Surprise", SURPRISED, () => this.toggleSurprise());
+    this.surprise.hidden = true;
     this.error = element("div", "skh-error", { attributes: { role: "alert" } });
     this.stage = element("div", "skh-stage");
     this.legend = element("div", "skh-legend");
     this.told = element("div", "skh-told", { attributes: { role: "status" } });
     this.tops = element("div", "skh-tops");
-    const bar = element("div", "skh-bar", {}, this.slots, this.ledger, saveButtons(this));
+    const views = [this.surprise, this.ledger];
+    const bar = element("div", "skh-bar", {}, this.slots, ...views, saveButtons(this));
     const below = [this.stage, this.legend, this.told, this.tops];
     el.append(bar, this.picker.box, this.error, ...below);
   }
@@ -121,6 +125,14 @@ class App {
       [shown[slot], shown[twin]] = [shown[twin], shown[slot]]; // already there: they change places
     }
     this.set(has(units, unit) ? { shown } : { units: [...units, unit], shown });
+  }
+
+  // The text in the colours of the surprise; again: of the unit before.
+  toggleSurprise() {
+    const [first] = this.shown;
+    if (first !== "surprise") this.unitBefore = first;
+    const back = this.unitBefore ?? this.picture.units.find((unit) => unit !== "surprise");
+    this.choose(0, first === "surprise" ? (back ?? first) : "surprise");
   }
 
   // -- from the picture to the panes
@@ -253,6 +265,9 @@ class App {
     fillSlots(this);
     const ledgers = this.model.get("ledgers") ?? {};
     this.ledger.hidden = this.isPage ? !Object.keys(ledgers).length : !this.picture.ledger;
+    const named = has(this.choices.named ?? [], "surprise") && !this.isPage;
+    this.surprise.hidden = !named;
+    this.surprise.setAttribute("aria-pressed", String(this.shown[0] === "surprise"));
     this.ledger.setAttribute("aria-pressed", String(this.model.get("view") === "ledger"));
     this.el.setAttribute("aria-busy", String(this.waiting.length > 0));
   }

@@ -1,5 +1,6 @@
 // One text: its marks (what a reader calls characters), and a value for each of them.
 
+import { unpacked } from "./ahead.js";
 import { copied, decoder } from "./basics.js";
 
 export class Text {
@@ -11,6 +12,7 @@ export class Text {
     this.special = new Map(pane.special.map(([g, shown, faint]) => [g, { shown, faint }]));
     this.breaks = new Set(pane.breaks);
     this.size = this.stops.length;
+    this.ahead = unpacked(pane.ahead); // what was expected at every byte, where that is known
   }
 
   start(g) {

@@ -86,17 +86,18 @@ export class Picker {
     const { picture, choices, isPage } = this.app;
     const word = this.search.value.trim();
     const small = word.toLowerCase();
-    const named = (unit) => small && this.app.label(unit).toLowerCase().includes(small);
-    const recorded = picture.units.filter((unit) => key(unit).includes(word) || named(unit));
+    const isCalled = (unit) => small && this.app.label(unit).toLowerCase().includes(small);
+    const recorded = picture.units.filter((unit) => key(unit).includes(word) || isCalled(unit));
+    const named = (choices.named ?? []).filter((name) => name.includes(word));
     if (isPage || !choices.n_units) return recorded;
     const numbers = [];
     for (let unit = 0; unit < choices.n_units; unit++) {
-      if (String(unit).startsWith(word) || named(unit)) numbers.push(unit);
+      if (String(unit).startsWith(word) || isCalled(unit)) numbers.push(unit);
     }
     const by = this.order.value && this[this.order.value];
     const bySize = (a, b) => Math.abs(by[b]) - Math.abs(by[a]) || a - b;
-    const others = () => numbers.filter((unit) => !has(recorded, unit));
-    const all = by ? numbers.sort(bySize) : [...recorded, ...others()];
+    const others = () => [...named, ...numbers].filter((unit) => !has(recorded, unit));
+    const all = by ? [...named, ...numbers.sort(bySize)] : [...recorded, ...others()];
     const exact = (unit) => key(unit) === word;
     return all.sort((a, b) => exact(b) - exact(a)); // stable: what was typed comes first
   }

@@ -1,6 +1,7 @@
 // What is told in words below the text: what the colours mean, the character under the mouse, and
 // the units that a clicked character moved.
 
+import { expected } from "./ahead.js";
 import { button, decoder, element, hex, key, number, words } from "./basics.js";
 import { bars, picture, tint } from "./colour.js";
 import { strip } from "./layout.js";
@@ -127,28 +128,6 @@ function character(text, g) {
   return element("div", "skh-char", {}, glyph, element("span", "skh-facts", {}, ...parts));
 }
 
-// A byte as it is told: its character where it has one that can be seen.
-function byteName(byte) {
-  if (byte === 32) return "␣";
-  if (byte > 32 && byte < 127) return String.fromCharCode(byte);
-  return byte === 10 ? "↵" : `\\x${hex([byte])}`;
-}
-
-// What the model expected at a place, where it can be asked without Python.
-function guessList(app, pane, start) {
-  if (!app.model.guesses) return [];
-  const rows = app.model.guesses(pane.i, start).map(([byte, share]) => {
-    const bar = element("span", "skh-share");
-    bar.style.width = `${Math.round(90 * share)}px`;
-    const percent = `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
-    const sort = byte === pane.text.bytes[start] ? "skh-guess skh-hit" : "skh-guess";
-    const parts = [words("bdi", "", byteName(byte)), bar, words("span", "skh-note", percent)];
-    return element("li", sort, {}, ...parts);
-  });
-  const head = words("div", "skh-note", "its guesses for this place");
-  return [element("div", "skh-guesses", {}, head, element("ol", "", {}, ...rows))];
-}
-
 // The character under mouse or keys, marked in every pane of the same text. `live` says how soon
 // a screen reader tells it.
 export function inspect(app, pane, mark, live) {
@@ -161,8 +140,8 @@ export function inspect(app, pane, mark, live) {
   const same = app.panes.filter((other) => other === pane || other.text.equals(text));
   for (const other of same) other.mark(g);
   app.told.setAttribute("aria-live", live);
-  const guesses = guessList(app, pane, text.start(g));
-  app.told.replaceChildren(character(text, g), factsTable(app, same, g), ...guesses);
+  const more = expected(app, pane, text.start(g));
+  app.told.replaceChildren(character(text, g), factsTable(app, same, g), ...more);
 }
 
 function topButton(app, [unit, value, change], shownValue) {
