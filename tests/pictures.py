@@ -25,11 +25,14 @@ from sentiment_kit.looking.edits import SUGGESTIONS
 from sentiment_kit.looking.heatmap_widget import HeatmapView
 from sentiment_kit.looking.loss_curves import plot_losses
 from sentiment_kit.looking.play import PLAY_TEXT, Play
+from sentiment_kit.looking.readings import reading_of
 from sentiment_kit.model.language_model import LanguageModel
+from sentiment_kit.model.reading import ModelStates
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.metrics import read_metrics
 from sentiment_kit.transfer.features import ByteFeaturizer, cached_features, record_states
 from sentiment_kit.transfer.neuron import NeuronClassifier, unit_histogram
+from sentiment_kit.transfer.neuron_file import neuron_of
 
 IMAGES = Path(__file__).resolve().parents[1] / "nbs" / "images"
 WIDTH = 860  # CSS pixels; the files have twice as many
@@ -92,16 +95,16 @@ def draw_run(run: Path) -> None:
 
 def draw_turns(folder: Path) -> None:
     "Two reviews with a turn in the middle, in the colours of a model's own neuron."
-    neuron, model = read_json(folder / "neuron.json"), LanguageModel.from_pretrained(folder)
+    source = ModelStates(folder)
+    neuron = neuron_of(source)
     panes = []
     for name, text in TURNS.items():
-        encoded = encode(text, model.config.preset)
-        value_T = record_states(model, encoded, [neuron["unit"]])[:, 0]
-        panes.append((name, encoded, neuron["sign"] * (value_T - neuron["threshold"])[None]))
+        encoded = encode(text, source.preset)
+        panes.append((name, encoded, record_states(source, encoded, [neuron.unit]).T))
     view = HeatmapView()
-    view.show(panes, [f"unit {neuron['unit']}, distance from its threshold"])
+    view.show(panes, [neuron.unit], {neuron.unit: reading_of(neuron.unit, neuron)})
     photograph(view.html(), "heatmap.png", "main", ".skh-view .skh-mark:not(.skh-faint)")
-    print(f"heatmap.png: unit {neuron['unit']} of {folder.name}")
+    print(f"heatmap.png: unit {neuron.unit} of {folder.name}")
 
 
 def draw_play(folder: Path) -> None:

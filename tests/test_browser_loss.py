@@ -286,8 +286,9 @@ def test_at_any_width(tmp_path, width, zoom):
     make_run(tmp_path / "runs/b", 150, seed=1, lr=1e-3)
     size = (round(width / zoom), round(1200 / zoom))
     with open_lab(tmp_path, size=size) as lab:
-        lab.page.evaluate("jupyterapp.shell.collapseLeft()")
         page = show(lab, "['runs/a', 'runs/b']", "live=False, panels=['lr', 'grad_norm']")
+        page.evaluate("jupyterapp.shell.collapseLeft()")
+        page.wait_for_timeout(300)
         out = page.locator(".skl")
         assert out.evaluate("el => el.scrollWidth <= el.clientWidth")
         inner, outer = out.locator(".skl-over").bounding_box(), out.bounding_box()

@@ -341,10 +341,8 @@ def test_widget_recolours(model):
 
 
 def test_units_to_begin_with(model):
-    moving = np.abs(record_states(model, "It broke.").std(0))
-    assert (
-        HeatmapWidget(model, "It broke.").units == np.argsort(-moving, kind="stable")[:8].tolist()
-    )
+    moving = np.argsort(-record_states(model, "It broke.").std(0), kind="stable")[:8].tolist()
+    assert HeatmapWidget(model, "It broke.").units == ["surprise", *moving]
     weight_U = np.arange(16) - 9.0
     widget = HeatmapWidget(model, "It broke.", weight_U=weight_U)
     assert widget.units[:2] == [0, 1] and widget.choices["n_units"] == 16

@@ -425,15 +425,16 @@ def test_a_heatmap_says_which_label_is_which_colour(model, tmp_path):
     )
     for given in (classifier, LabelLogits(classifier)):
         widget = HeatmapWidget(given, "It broke.")
-        assert widget.picture["ends"] == {"0": ("schlecht", "gut")}
+        assert widget.picture["readings"]["0"]["ends"] == ["schlecht", "gut"]
+        assert widget.picture["names"] == {"0": "gut"} and "Opens on gut" in widget.why
         page = widget.html()
         widget.save(tmp_path / "page.html")
-        assert '"logit of gut"' in page and '["schlecht", "gut"]' in page
+        assert '{"0": "gut"}' in page and '["schlecht", "gut"]' in page
         plain = widget._repr_mimebundle_()[0]["text/html"]
-        assert "schlecht (blue)" in plain and "gut (orange)" in plain and "unit 0" not in plain
+        assert "blue: schlecht" in plain and "orange: gut" in plain and "unit 0" not in plain
     three = TextClassifier(model, FROZEN).fit(TEXTS, ["a", "b", "c"] * 8)
     assert LabelLogits(three).ends == [("not a", "a"), ("not b", "b"), ("not c", "c")]
-    assert "(blue)" not in heatmap_html(b"ab", [1.0, -1.0])
+    assert "orange: above zero" in heatmap_html(b"ab", [1.0, -1.0])
 
 
 def test_pages_and_tables_name_the_labels(model, tmp_path):
@@ -486,7 +487,7 @@ def test_advice_of_a_command_can_be_followed(model, tmp_path, capsys):
         assert main([*words, "--max-bad", "0.1"]) == 0
     page = tmp_path / "page.html"
     assert main(["heatmap", str(tmp_path / "classifier"), "It broke.", "--out", str(page)]) == 0
-    assert "negative (blue)" in page.read_text("utf-8")
+    assert "blue: negative" in page.read_text("utf-8")
 
 
 def test_a_test_file_with_other_labels_is_refused_before_learning(model, tmp_path, capsys):

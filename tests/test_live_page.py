@@ -295,7 +295,10 @@ def test_hostile_text_and_names_stay_text():
     assert document.count("<script") == document.count("</script") == 4
     told = json.loads(parts(document)["told"])
     assert told["texts"] == [well_formed(text) for text in texts]
-    assert told["units"] == ["surprise", "vote", 3] and told["neuron"]["sign"] == -1
+    assert told["units"][:2] == ["surprise", 3] and told["neuron"]["sign"] == -1
+    assert told["words"]["readings"]["3"] == dict(
+        turns=[[-1, 0.25]], ends=["votes bad", "votes good"]
+    )
     assert "<b>" not in told["neuron"]["said"] and "Alone" not in told["neuron"]["said"]
 
 
@@ -313,7 +316,7 @@ def test_a_unit_that_the_page_cannot_show_is_left_out(accuracy):
     for fields in cannot:
         document = live_page(model, "x", neuron=StatedNeuron(**fields), accuracy=accuracy)
         told = json.loads(parts(document)["told"])
-        assert "neuron" not in told and told["units"] == ["surprise", 0]
+        assert "neuron" not in told and list(told["words"]["readings"]) == ["surprise"]
     document = live_page(model, "x", neuron=StatedNeuron(unit=1, layer=1), accuracy=accuracy)
     assert "Alone" not in json.loads(parts(document)["told"])["neuron"]["said"]
 
@@ -353,7 +356,7 @@ def test_a_widget_saves_itself_alive(tmp_path):
     write_json(tmp_path / "model" / "neuron.json", dict(unit=2, sign=-1, threshold=0.5))
     HeatmapWidget(tmp_path / "model", "x", [3]).save(tmp_path / "page.html", live=True)
     told = json.loads(parts((tmp_path / "page.html").read_text("utf-8"))["told"])
-    assert told["units"] == ["surprise", "vote", 3] and told["neuron"]["threshold"] == 0.5
+    assert told["units"] == ["surprise", 2, 3] and told["neuron"]["threshold"] == 0.5
 
 
 def test_the_browser_may_ask_for_a_live_page():

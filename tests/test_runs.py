@@ -54,7 +54,9 @@ def test_defaults_chain(tmp_path, monkeypatch):
     )
     test = load_dataset("samples")["test"]
     right = np.mean(classifier.predict(test.texts) == test.labels)
-    assert right == said["all_units"]["labels"]["test"]["value"]  # what the card says is what the folder does
+    assert (
+        right == said["all_units"]["labels"]["test"]["value"]
+    )  # what the card says is what the folder does
     assert (
         json.loads((run / "bundle" / "neuron.json").read_text())["unit"] == said["neuron"]["unit"]
     )

@@ -48,28 +48,6 @@ class Followed(NamedTuple):
     mean_U: np.ndarray  # of the cell
     std_U: np.ndarray
 
-# %% ../../nbs/lib/looking/42_counting.ipynb #27ae1626
-def follow_places(
-    model: LanguageModel,
-    encoded: Sequence[bytes],
-    places: Sequence[Callable[[bytes], np.ndarray]] = tuple(PLACES.values()),
-    lanes: int = 64,  # texts read side by side
-) -> Followed:
-    "Correlations of the cells of the top layer with places in the texts."
-    laid = lay_out(encoded, lanes)
-    real_BT = np.zeros(laid.ids_BT.shape, bool)
-    y_PBT = np.zeros((len(places), *laid.ids_BT.shape))
-    for text, lane, start, stop in zip(
-        encoded, laid.lane_N, laid.start_N, laid.stop_N, strict=True
-    ):
-        real_BT[lane, start:stop] = True
-        y_PBT[:, lane, start:stop] = [place(text) for place in places]
-    sums = _Sums(len(places))
-    for now, x_BTU in state_chunks(ModelStates(model), laid):
-        real = real_BT[:, now]
-        sums.add(x_BTU.float().cpu().numpy()[real], y_PBT[:, :, now][:, real])
-    return sums.result()
-
 # %% ../../nbs/lib/looking/42_counting.ipynb #136c78f9
 class _Sums:
     "Sums over bytes: of units, of places, of their squares and products."
@@ -102,6 +80,28 @@ class _Sums:
         spread_PU = np.outer(std_P, std_U)
         r_PU = np.divide(both_PU, spread_PU, out=np.zeros_like(both_PU), where=spread_PU > 1e-12)
         return Followed(r_PU, mean_U, std_U)
+
+# %% ../../nbs/lib/looking/42_counting.ipynb #27ae1626
+def follow_places(
+    model: LanguageModel,
+    encoded: Sequence[bytes],
+    places: Sequence[Callable[[bytes], np.ndarray]] = tuple(PLACES.values()),
+    lanes: int = 64,  # texts read side by side
+) -> Followed:
+    "Correlations of the cells of the top layer with places in the texts."
+    laid = lay_out(encoded, lanes)
+    real_BT = np.zeros(laid.ids_BT.shape, bool)
+    y_PBT = np.zeros((len(places), *laid.ids_BT.shape))
+    for text, lane, start, stop in zip(
+        encoded, laid.lane_N, laid.start_N, laid.stop_N, strict=True
+    ):
+        real_BT[lane, start:stop] = True
+        y_PBT[:, lane, start:stop] = [place(text) for place in places]
+    sums = _Sums(len(places))
+    for now, x_BTU in state_chunks(ModelStates(model), laid):
+        real = real_BT[:, now]
+        sums.add(x_BTU.float().cpu().numpy()[real], y_PBT[:, :, now][:, real])
+    return sums.result()
 
 # %% ../../nbs/lib/looking/42_counting.ipynb #0990016a
 class Counter(NamedTuple):

@@ -6,10 +6,10 @@
 __all__ = ['SAVED', 'heatmap_document', 'heatmap_numbers', 'still', 'picture_of', 'answer_browser', 'HeatmapView', 'save_view',
            'unit_choices', 'HeatmapWidget', 'read_texts']
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #7491087701b041838c81779113827d96
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #b6f6c5fa04364b10a81973cf5cba03c7
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anywidget
@@ -20,18 +20,19 @@ from ..data.containers import one_or_more
 from ..data.files import KitError, write_atomic
 from ..figures import NEGATIVE, POSITIVE
 from .heatmap import OPACITY, heatmap_html
+from .known_units import Opening, opening, told_units
 from .live_page import reader_page
 from .next_byte import SURPRISE
 from .page_parts import SCRIPT, STYLE_SHEET, page_policy, state_json
 from sentiment_kit.looking.panes import (
     PaneReader,
-    first_units,
     pane_of,
     plain_units,
     scales_of,
     unit_key,
     well_formed,
 )
+from .readings import Reading, told_reading
 from ..model.language_model import LanguageModel
 from ..transfer.features import StateSource
 from ..transfer.unit_notes import unit_titles
@@ -75,7 +76,7 @@ def heatmap_numbers(
         )
     return dict(units=picture["units"], panes=panes)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #125d264d710640c89f6d9c31bc4be37a
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #b659cf4efe2544a0bae8c6af9c753c77
 def still(
     picture: dict,  # of a `HeatmapView`
     shown: list,  # entries of units; the first is drawn
@@ -85,32 +86,36 @@ def still(
     row = picture["units"].index(shown[0]) if shown else 0
     key = unit_key(picture["units"][row])
     name = picture.get("names", {}).get(key) or (f"unit {key}" if key[0].isdigit() else key)
-    ends = picture.get("ends", {}).get(key)
+    told = picture["readings"][key]
     scale = picture.get("counts", {}).get(key) or picture["scales"][key] or None
     parts = []
-    for pane in picture["panes"]:
-        values_T = _values(picture, pane)[row]
+    for n, pane in enumerate(picture["panes"]):
+        sign, middle = told["turns"][n % len(told["turns"])]
+        values_T = sign * (_values(picture, pane)[row] - middle)
         stops = np.frombuffer(pane["stops"], "<u4")
         stop = int(stops[stops <= most].max(initial=0))
         title = " · ".join(filter(None, [pane["title"], name]))
         if stop < len(values_T):
             title += f", the first {stop:,} of {len(values_T):,} bytes"
-        look = dict(title=title, scale=scale, ends=ends)
+        look = dict(title=title, scale=scale, ends=told["ends"])
         parts.append(heatmap_html(pane["bytes"][:stop], values_T[:stop], **look))
     return "".join(parts)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #04f1d1794a4c4928a137da490c2662a3
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #99da79a160164c20acb89f0ccdba90ae
 def picture_of(
     panes: list[dict],
     units: list,  # rows of their values
     before: dict[str, float],  # scales so far
+    readings: dict[str, dict] | None = None,  # of known_units; None: all as they are
 ) -> dict:
-    "Panes with the scales and colours to draw them."
+    "Panes with the scales, readings and colours to draw them."
+    known = {unit_key(unit): told_reading([Reading()]) for unit in units} | (readings or {})
+    scales = scales_of(panes, units, before, known)
     palette = dict(negative=NEGATIVE, positive=POSITIVE, opacity=OPACITY)
-    return dict(panes=panes, units=units, scales=scales_of(panes, units, before)) | palette
+    return dict(panes=panes, units=units, scales=scales, readings=known) | palette
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #e1e84e042b194c28b280f68cc8c644e4
-SAVED = ("units", "shown", "flipped", "view", "picture", "ledgers")  # traits that a page needs
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #69751c4ee61d4ec1a46ca9b302a27475
+SAVED = "units shown flipped view picture ledgers why".split()  # traits that a page needs
 
 
 def _synced(trait: traitlets.TraitType) -> traitlets.TraitType:
@@ -135,7 +140,7 @@ def answer_browser(
     except KitError as error:
         view.error = str(error)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #fe9cc1e995e54cf6acc9073e110675eb
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #89d80255483a493c82c89f695296c7fa
 class HeatmapView(anywidget.AnyWidget):
     "Panes of bytes in the colours of their values: hover, compare, flip, save."
 
@@ -149,6 +154,7 @@ class HeatmapView(anywidget.AnyWidget):
     ledgers = _synced(traitlets.Dict(help="of the units drawn, one for each pane"))
     choices = _synced(traitlets.Dict(help="n_units; weight and stars of all where known"))
     error = _synced(traitlets.Unicode(help="one sentence; empty where all is well"))
+    why = _synced(traitlets.Unicode(help="why this unit is shown first; empty: it was asked for"))
     _recorded = None  # the units of the present picture
     _png = None  # the path that waits for the browser's drawing
 
@@ -160,18 +166,21 @@ class HeatmapView(anywidget.AnyWidget):
         self,
         panes: Sequence[tuple[str, bytes, np.ndarray]],  # title, encoded, values_UT of each
         units: Sequence | None = None,  # names of the rows, int or str; None: as before
+        readings: Mapping | None = None,  # unit → Reading: sign and words; None: as they are
     ):
         "Draw values that were computed elsewhere."
         units = self.units if units is None else plain_units(units)
-        self._draw([pane_of(*pane) for pane in panes], units)
+        told = {unit_key(unit): told_reading([r]) for unit, r in (readings or {}).items()}
+        self._draw([pane_of(*pane) for pane in panes], units, told)
 
-    def _draw(self, panes: list[dict], units: list, **more):
+    def _draw(self, panes: list[dict], units: list, readings: dict[str, dict], **more):
         with self.hold_sync():
             self._recorded = units
             self.units = units
             self.error = ""
             self.shown = [unit for unit in self.shown if unit in units] or units[:1]
-            self.picture = picture_of(panes, units, self.picture.get("scales", {})) | more
+            before = self.picture.get("scales", {})
+            self.picture = picture_of(panes, units, before, readings) | more
 
     def html(self) -> str:
         "One self-contained, interactive page."
@@ -214,16 +223,14 @@ def unit_choices(
 ) -> dict:
     "The facts for the list in which units are looked up; only those that are known."
     known = dict(weight=weight_U, stars=stars_U)
-    rows: dict = {
-        k: np.asarray(v, "<f4").tobytes() for k, v in known.items() if v is not None
-    }
+    rows: dict = {k: np.asarray(v, "<f4").tobytes() for k, v in known.items() if v is not None}
     titles = unit_titles(reader.sources[0]) if len(reader.sources) == 1 else {}
     if titles:
         rows["names"] = {str(u): f"unit {u} · {title}" for u, title in titles.items()}
     named = [SURPRISE] if reader.can_look else []
     return rows | dict(n_units=min((s.n_units for s in reader.sources), default=0), named=named)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #211d6a51fbb4484795e12bf3f20f093c
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #6c2f70efe312434f94802f5e6c6c90f7
 class HeatmapWidget(HeatmapView):
     "Texts in the colours of a model's units: type, look up units, compare, open the ledger."
 
@@ -235,25 +242,26 @@ class HeatmapWidget(HeatmapView):
         self,
         model: LanguageModel | StateSource | str | Path | Sequence | None = None,  # or several
         texts: str | Sequence[str] = (),
-        units: int | Sequence | None = None,  # to record; None: most weight, or most movement
+        units: int | Sequence | None = None,  # to record; None: see looking.known_units
         names: Sequence[str] = (),  # of the models where there are several, else of the texts
         *,
         weight_U: np.ndarray | None = None,  # of a probe, for the list of units: probe.coef_[0]
         stars_U: np.ndarray | None = None,  # correlation of each unit with stars, for the list
     ):
         models = model if isinstance(model, list | tuple) else [model] * (model is not None)
-        self._given = model
         self._reader = reader = PaneReader(models, names)
+        self._weight_U = weight_U
         texts = one_or_more(texts)
-        units = first_units(reader, texts, weight_U) if units is None else plain_units(units)
+        named = None if units is None else Opening(plain_units(units), "")
+        units, why = named or opening(reader, texts, weight_U)
         choices = unit_choices(reader, weight_U, stars_U)
-        super().__init__(texts=texts, units=units, shown=units[:1], choices=choices)
+        super().__init__(texts=texts, units=units, shown=units[:1], choices=choices, why=why)
         if self.error:
             raise KitError(self.error)
 
     def live_html(self) -> str:
         "The page that holds the model: see `looking.live_page`."
-        return reader_page(self._reader, self.texts, self.units, self._given)
+        return reader_page(self._reader, self.texts, self.units)
 
     @traitlets.validate("texts")
     def _sendable(self, proposal: dict) -> list[str]:
@@ -279,7 +287,7 @@ class HeatmapWidget(HeatmapView):
         if self.picked["stop"] <= len(panes[self.picked["pane"]]["bytes"]):  # else: an old text
             self.top = self._reader.top(panes, self.picture["units"], **self.picked)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #c7ce6f06cccf4ba7864f838aeb0688ab
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #e48a64406b2840ca840657c13cad2c04
 def read_texts(
     widget: HeatmapWidget,
     new: bool,  # are the texts new, so that what was picked in them is no more?
@@ -288,11 +296,12 @@ def read_texts(
     if new:
         widget.top = {}
     try:
-        panes = widget._reader.panes(widget.texts, widget.units)
-        told = widget._reader.unit_words() | dict(ledger=widget._reader.has_ledger)
+        reader = widget._reader
+        panes = reader.panes(widget.texts, widget.units)
+        told = told_units(reader, widget.units, widget._weight_U)
         called = widget.choices.get("names", {})
-        if names := {k: called[k] for k in map(unit_key, widget.units) if k in called}:
-            told["names"] = names | told.get("names", {})
+        noted = {k: called[k] for k in map(unit_key, widget.units) if k in called}
+        told["names"] = told.get("names", {}) | noted
         widget._draw(panes, widget.units, typed=True, **told)
     except KitError as error:
         widget._recorded = widget._recorded or []

@@ -76,16 +76,17 @@ def nothing_ahead(source: ModelStates) -> NextBytes:
     "What was expected in a text of no bytes."
     return next_bytes(source.model, source.model.head.weight[:0], b"")
 
-# %% ../../nbs/lib/looking/29_kept_states.ipynb #255fe78c837b4254acfd40190f41b7dc
+# %% ../../nbs/lib/looking/29_kept_states.ipynb #19fba038ee3c4c74b46c904413972ad6
 class KeptStates:
     "One text as a source reads it; after an edit it goes on from a state that was kept."
 
     def __init__(self, source: StateSource):
         self.source = source
         self.encoded = b""
-        self.units = None
+        self.units: list[int] | None = None
+        self.values_TU = np.zeros((0, 0), np.float32)
         self.kept = {}  # byte → state before it
-        self.ahead = None  # what was expected at each byte, where that was asked for
+        self.ahead: NextBytes | None = None  # what was expected at each byte, if asked for
 
     def last_kept(self, most: int) -> int:
         "The last byte up to `most` before which the state is known."
@@ -110,9 +111,8 @@ class KeptStates:
         known = [self.values_TU[:start]] if start else []
         parts = [first_places(self.ahead, start)] if look and start else []
         self.kept = {t: state for t, state in self.kept.items() if t <= start}
-        state = self.kept.get(start)
-        seen = parts if look else None
-        more_TU = read_on(self.source, encoded, start, state, units, self.kept, seen)
+        how = (self.kept.get(start), units, self.kept, parts if look else None)
+        more_TU = read_on(self.source, encoded, start, *how)
         self.values_TU = np.concatenate([*known, more_TU])
         self.encoded = encoded
         self.units = units

@@ -37,7 +37,7 @@ class Ledger(NamedTuple):
     encoded: bytes  # the text
     unit: int
 
-# %% ../../nbs/lib/looking/00_ledger.ipynb #474329c7ab1046fa8e6603c7dbff1a17
+# %% ../../nbs/lib/looking/00_ledger.ipynb #f141c099aa4641e6a4c3d5dbc15bd8d5
 def account_of(
     gates: GateTrace,  # of one unit
     encoded: bytes,
@@ -55,7 +55,7 @@ def account_of(
     carried = float(gates.c_U[0] * from_right_T[0])
     return Ledger(write_T, survive_T, write_T * survive_T, total, carried, encoded, unit)
 
-# %% ../../nbs/lib/looking/00_ledger.ipynb #a07f21041cd14b1fa78a21b6ab4b1fbb
+
 def write_ledger(
     model: LanguageModel | str | Path,  # or its folder, or the name of a bundled one
     text: str | bytes,  # a str is encoded with the model's preset

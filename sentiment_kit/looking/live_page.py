@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['FIRST_TEXT', 'LOSS_TEXTS', 'MOST_BYTES', 'votes_of', 'trust', 'neuron_told', 'page_words', 'page_told',
-           'loss_sentence', 'page_facts', 'live_document', 'fitting_texts', 'live_page', 'found_neuron',
-           'save_live_page', 'reader_page']
+           'loss_sentence', 'page_facts', 'live_document', 'fitting_texts', 'restless_unit', 'live_page',
+           'found_neuron', 'save_live_page', 'reader_page']
 
-# %% ../../nbs/lib/looking/36_live_page.ipynb #73a64f5333aa45e589c2019ee7cbe20f
+# %% ../../nbs/lib/looking/36_live_page.ipynb #cf8998f85dc44a388320da7ccc6f25a2
 import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..data.containers import one_or_more
 from ..data.datasets import load_dataset
@@ -32,18 +34,20 @@ from sentiment_kit.looking.page_parts import (
     static_text,
 )
 from .panes import PaneReader, well_formed
-from ..model.language_model import LanguageModel, pretrained_folder
-from ..transfer.neuron_file import StatedNeuron, read_neuron
+from .readings import SURPRISE as SURPRISED
+from .readings import reading_of, told_reading
+from ..model.language_model import LanguageModel, folder_of, pretrained_folder
+from ..model.reading import ModelStates
+from ..transfer.features import record_states
+from ..transfer.neuron_file import StatedNeuron, fits_source, neuron_in
 
-# %% ../../nbs/lib/looking/36_live_page.ipynb #433b8f1f55b34d44b36d883dccc9175e
+# %% ../../nbs/lib/looking/36_live_page.ipynb #ba6cd73144434188b8f4255e513a02ea
 def votes_of(
     neuron: StatedNeuron | None,
     model: LanguageModel,
 ) -> StatedNeuron | None:
     "The neuron, if the page can show it: a cell of the top layer."
-    if neuron is None or neuron.state != "cell" or neuron.unit >= model.config.hidden_size:
-        return None
-    return neuron if neuron.layer in (-1, model.config.n_layers - 1) else None
+    return neuron if neuron is not None and fits_source(neuron, ModelStates(model)) else None
 
 # %% ../../nbs/lib/looking/36_live_page.ipynb #29571f03ef204edab24ae9004dbb565f
 def trust(
@@ -67,17 +71,15 @@ def neuron_told(neuron: StatedNeuron, hidden: int, accuracy: dict | None = None)
     numbers = dict(unit=neuron.unit, sign=neuron.sign, threshold=neuron.threshold)
     return numbers | dict(said=said + trust(accuracy))
 
-# %% ../../nbs/lib/looking/36_live_page.ipynb #596ed7dbf9c44464a9b3945a02840b5b
+# %% ../../nbs/lib/looking/36_live_page.ipynb #e61dbca2124b4278857651e431896993
 def page_words(neuron: StatedNeuron | None) -> dict:
-    "Names of the rows that are no units, and what their two ends mean."
+    "What rows are called that are no units, and how surprise and the neuron are drawn."
+    rows = ["surprise", *([neuron.unit] if neuron else [])]
+    readings = {str(row): told_reading([reading_of(row, neuron)]) for row in rows}
     names = dict(surprise="surprise in bits")
-    counts = dict(surprise=FULL_SURPRISE)
-    if neuron is None:
-        return dict(names=names, counts=counts, ends={})
-    names["vote"] = f"vote of unit {neuron.unit}"
-    return dict(names=names, counts=counts, ends=dict(vote=["votes bad", "votes good"]))
+    return dict(names=names, counts=dict(surprise=FULL_SURPRISE), readings=readings)
 
-# %% ../../nbs/lib/looking/36_live_page.ipynb #db69a8c8b6514331a7ba1fdf011d555f
+# %% ../../nbs/lib/looking/36_live_page.ipynb #4d2eb4df51df451cba973d9dea6948ed
 def page_told(
     weights: LiveWeights,
     texts: Sequence[str],
@@ -87,7 +89,7 @@ def page_told(
 ) -> dict:  # plain JSON
     "What the scripts of a live page read."
     hidden = weights.told["sizes"]["hidden"]
-    rows = ["surprise", *(["vote"] if neuron else []), *units]
+    rows = list(dict.fromkeys(["surprise", *([neuron.unit] if neuron else []), *units]))
     palette = dict(negative=NEGATIVE, positive=POSITIVE, opacity=OPACITY)
     told = dict(texts=[well_formed(text) for text in texts], units=rows, shown=rows[:1])
     told |= dict(unit=units[0], palette=palette, words=page_words(neuron), hold=2.0)
@@ -173,11 +175,18 @@ def fitting_texts(texts: Sequence[str], preset: str) -> list[bytes]:
             raise KitError(f"text {n} has {len(one):,} bytes; {most}, give it a part")
     return encoded
 
-# %% ../../nbs/lib/looking/36_live_page.ipynb #f8e35fb885d44bdeab875c01d88a84d2
+# %% ../../nbs/lib/looking/36_live_page.ipynb #32e29024a9e1405c8cee7ed4992ff853
+def restless_unit(model: LanguageModel, encoded: bytes, neuron: StatedNeuron | None = None) -> int:
+    "The unit that moves most on a text, other than the neuron."
+    moved_U = record_states(model, encoded).std(0)
+    order = np.argsort(-moved_U, kind="stable").tolist()
+    return next((unit for unit in order if neuron is None or unit != neuron.unit), 0)
+
+# %% ../../nbs/lib/looking/36_live_page.ipynb #5a57df09de7047d88fe2c39a376e46a4
 def live_page(
     model: LanguageModel,
     texts: str | Sequence[str] = FIRST_TEXT,  # to begin with; further ones become buttons
-    units: Sequence[int] = (),  # recorded from the start; none: the neuron's, or unit 0
+    units: Sequence[int] = (),  # recorded from the start; none: the one that moves most
     *,
     name: str = "",  # of the model
     bits: int = 16,  # of a weight: 16 or 8
@@ -188,28 +197,26 @@ def live_page(
     given: list[Any] = one_or_more(texts) or [FIRST_TEXT]
     encoded = fitting_texts(given, model.config.preset)
     neuron = votes_of(neuron, model)
-    units = list(units) or [neuron.unit if neuron else 0]
     weights = live_weights(model, bits)
+    units = list(units) or [restless_unit(model, encoded[0], neuron)]
     loss = coded_loss(model, load_dataset("samples")["test"].texts[:LOSS_TEXTS], bits)
     told = page_told(weights, given, units, neuron, accuracy)
     bits_T = surprise(model, encoded[0])
-    still = heatmap_html(encoded[0], bits_T, title="surprise in bits", scale=FULL_SURPRISE)
+    look: Any = dict(title="surprise in bits", scale=FULL_SURPRISE, ends=SURPRISED)
+    still = heatmap_html(encoded[0], bits_T, **look)
     return live_document(told, weights.data, name, still, page_facts(name, model, loss, bits))
 
-# %% ../../nbs/lib/looking/36_live_page.ipynb #ab2df8b88b064aa6bd540093fb6b43a5
+# %% ../../nbs/lib/looking/36_live_page.ipynb #7ea5cbc2d580421da68194271738f6c7
 def found_neuron(model: str | Path) -> dict:
     "Name, neuron and accuracy of a saved model, as `live_page` takes them."
     folder = pretrained_folder(model)
-    found = folder / "neuron.json"
     name = well_formed(folder.resolve().name)
-    if not found.is_file():
+    neuron = neuron_in(folder)
+    if neuron is None:
         return dict(name=name)
-    stated: Any = read_json(found)
-    return dict(
-        name=name,
-        neuron=read_neuron(found),
-        accuracy=stated.get("accuracy") or stated.get("confirmed"),
-    )
+    stated: Any = read_json(folder / "neuron.json")
+    accuracy = stated.get("accuracy") or stated.get("confirmed")
+    return dict(name=name, neuron=neuron, accuracy=accuracy)
 
 # %% ../../nbs/lib/looking/36_live_page.ipynb #352b15909a6c4db18a3706dd223c2ced
 def save_live_page(
@@ -224,12 +231,11 @@ def save_live_page(
     opened = LanguageModel.from_pretrained(model)
     return write_atomic(out, live_page(opened, texts, bits=bits, **found_neuron(model)))
 
-# %% ../../nbs/lib/looking/36_live_page.ipynb #5964f48fc2a24e5cb2a62bfd9c3a9538
+# %% ../../nbs/lib/looking/36_live_page.ipynb #a5fc139d0cbf4fdc812df6f5efc40a8d
 def reader_page(
     reader: PaneReader,
     texts: Sequence[str],
     units: list,
-    model: object = None,  # as it was given: a name or a folder may name a neuron
 ) -> str:
     "The live page of what a widget reads: its texts, the units it records."
     if len(reader.sources) != 1 or not reader.has_ledger:
@@ -237,6 +243,8 @@ def reader_page(
     source: Any = reader.sources[0]
     if source.layer not in (-1, source.model.config.n_layers - 1):
         raise KitError(f"a live page shows the top layer; this widget shows layer {source.layer}")
-    known = found_neuron(model) if isinstance(model, str | Path) else {}
-    numbers = [unit for unit in units if isinstance(unit, int)]
+    folder = folder_of(source.model)
+    known = {} if folder is None else found_neuron(folder)
+    hidden = source.model.config.hidden_size
+    numbers = [unit for unit in units if isinstance(unit, int) and unit < hidden]
     return live_page(source.model, texts, numbers, **known)

@@ -180,7 +180,7 @@ def _late_losses(m: Mapping[str, np.ndarray]) -> list[float]:
         found += bits_N[np.isfinite(bits_N)].tolist()
     return found
 
-# %% ../../nbs/lib/looking/50_loss_curves.ipynb #50988d5037ac4e40af9702c39cebb1d8
+# %% ../../nbs/lib/looking/50_loss_curves.ipynb #8afbd079954a409b87c00769a014f533
 def plot_losses(
     runs: Runs,  # run folders, names for them, or columns already read
     x: str = "bytes",  # steps, bytes, time, hours or epochs
@@ -212,7 +212,7 @@ def plot_losses(
                 figure.add_trace(_trace(curve, m, x_N, at_n, html.escape(name), **shared))
                 lines += [figure.data[-1]] if not curve.label else []
         if len(group) > 1:
-            _add_band(figure, lines, shared["legendgroup"], shared["line"])
+            _add_band(figure, lines, html.escape(group[0]), series_line(i))
     late = [bits for m in columns.values() for bits in _late_losses(m)]
     highest = 1e3 if log_x else 1.02 * max(late, default=1e3)
     clip = dict(clipmin=0.98 * min([1e3, *late]), clipmax=highest)

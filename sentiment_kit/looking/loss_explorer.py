@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGE_STYLE', 'FOOT', 'RENEWED', 'WAIT', 'GIVE_UP', 'losses_page', 'losses_csv', 'save_losses', 'still_key',
-           'still_bundle', 'try_to_save', 'answer_browser', 'LossExplorer']
+           'still_bundle', 'try_to_save', 'answer_browser', 'LossTraits', 'look_again', 'drawn_options', 'follow',
+           'renew_still', 'LossExplorer']
 
 # %% ../../nbs/lib/looking/60_loss_explorer.ipynb #37f4add338194bdead4fd289f8a7e222
 import csv
@@ -105,7 +106,7 @@ def save_losses(
             f"{path} needs kaleido and a Chrome ({why}); or use the camera above the chart"
         ) from None
 
-# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #0b010f9ac89e4ccaafbbad847660fb0b
+# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #68c276fad8d740e6a26a1bec998549a7
 FOOT = "Still picture: in Jupyter the live explorer takes its place; if not, run the cell again."
 RENEWED = 30.0  # seconds between two still pictures of runs that go on
 _counts = count(1)  # of explorers
@@ -118,13 +119,13 @@ def still_key(names: list[str]) -> str:
 
 def still_bundle(explorer: "LossExplorer") -> dict[str, str]:
     "The still picture, and where each run stands, in words."
-    options = explorer.options()
+    options = drawn_options(explorer)
     shown = {name: options[name] for name in ("x", "smoothing", "log_x", "log_y")}
     picture = losses_svg(options["runs"], **shown, foot=FOOT, key=explorer.key)
     told = [f"{name}: {latest(m)}" for name, m in options["runs"].items()]
     return {"image/svg+xml": picture, "text/plain": "\n".join(told)}
 
-# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #3914026e47764f839952f99862372f4f
+# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #c1586766ee89461b973f34ecae8300b0
 def try_to_save(path: str, options: dict) -> str:
     "Save what options of save_losses ask for; in words, whether that went well."
     try:
@@ -141,21 +142,21 @@ def answer_browser(explorer: "LossExplorer", message: dict, buffers: list) -> No
     elif kind == "empty":
         explorer.send_state("data")
     elif kind == "save":
-        told = try_to_save(str(message.get("path", "")), explorer.options())
+        told = try_to_save(str(message.get("path", "")), drawn_options(explorer))
         explorer.send(dict(kind="saved", told=told))
 
-# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #5195017114684f13868debda1ed72f75
+# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #0b37831f294b48fa8474cac0b0b76055
 WAIT = 5.0  # seconds until data are sent again that nobody has drawn
 GIVE_UP = 300.0  # the last of these waits
 
 
-def _shared(kind: type, help: str, *default, **more) -> traitlets.TraitType:
+def _shared(kind: type, told: str, *default) -> traitlets.TraitType:
     "A trait that Python and the browser share."
-    return kind(*default, help=help, **more).tag(sync=True)
+    return kind(*default, help=told).tag(sync=True)
 
-# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #657e11a2fef7449b9925d45514c945cc
-class LossExplorer(anywidget.AnyWidget):
-    "Losses of runs under controls, followed while they train; below, a table and their loss gaps."
+# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #2e16b21e43c54d32a156a449f97a2a52
+class LossTraits(anywidget.AnyWidget):
+    "What Python and the browser share: what is drawn, and how."
 
     _esm = SCRIPT
     _css = STYLE_SHEET
@@ -171,6 +172,53 @@ class LossExplorer(anywidget.AnyWidget):
     hidden = _shared(traitlets.List, "names of runs that are not drawn")
     live = _shared(traitlets.Bool, "look again and again", True)
 
+# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #778d9f15bbde4831b5ee7462fc7a8d09
+def look_again(explorer: "LossExplorer") -> dict | None:
+    "Look at the files; what the browser shall draw, if there is anything new."
+    changed, *told = look_at_runs(explorer.runs)
+    if explorer.told == told and not changed:
+        return None
+    explorer.told = told
+    explorer.serial += 1
+    packed = pack_runs(explorer.runs, *told)
+    explorer.sent_at = time.monotonic()
+    explorer.next_at = explorer.sent_at + 2 * packed_size(packed) / 1e6
+    explorer.again = WAIT
+    return dict(serial=explorer.serial, still=explorer.key, runs=packed)
+
+
+def drawn_options(explorer: "LossExplorer") -> dict:
+    "What is drawn, as options of plot_losses."
+    names = [name for name in explorer.runs if name not in explorer.hidden]
+    columns = {name: explorer.runs[name].columns for name in names}
+    settings = {name: explorer.told[2][name] for name in names}
+    chosen = {name: getattr(explorer, name) for name in ("x", "smoothing", "log_x", "log_y")}
+    more = dict(panels=list(explorer.panels), window=list(explorer.window) or None)
+    return dict(runs=columns, bands=explorer.bands and seed_groups(settings)) | chosen | more
+
+# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #c0ad5709c0c349b881512c89474d77b1
+def follow(explorer: "LossExplorer") -> None:
+    "Look again and again until the explorer is closed; send again what nobody has drawn."
+    while not explorer.stopped.wait(explorer.every):
+        if explorer.live and time.monotonic() >= explorer.next_at:
+            explorer.refresh()
+        waited = time.monotonic() - explorer.sent_at
+        if explorer.drawn < explorer.serial and explorer.again < waited < GIVE_UP:
+            explorer.again *= 2
+            explorer.send_state("data")
+
+
+def renew_still(explorer: "LossExplorer") -> None:
+    "Put a new still picture in the place of the one that is shown, now and then."
+    shown_at = explorer.shown_at
+    if shown_at is not None and time.monotonic() - shown_at > RENEWED:
+        explorer.shown_at = time.monotonic()
+        display(still_bundle(explorer), raw=True, display_id=explorer.key, update=True)
+
+# %% ../../nbs/lib/looking/60_loss_explorer.ipynb #b6a583ab208a4bc8825a6189f8ef1272
+class LossExplorer(LossTraits):
+    "Losses of runs under controls, followed while they train; below, a table and their loss gaps."
+
     def __init__(
         self,
         runs: Runs,  # run folders, or names for them; they need not exist yet
@@ -184,68 +232,31 @@ class LossExplorer(anywidget.AnyWidget):
         self.lock = threading.RLock()
         self.stopped = threading.Event()
         self.serial = 0
-        self.drawn = 0
-        self.told = None  # notes, gaps and settings of the last look
+        self.drawn = 0  # the serial that the browser has drawn
+        self.told: list = []  # notes, gaps and settings of the last look
         self.shown_at = None  # when the last still picture was shown
         check_choices(options.get("x", "bytes"), options.get("panels", ()))
         if options.get("x") == "hours":
             options["x"] = "time"
-        super().__init__(live=live, choices=loss_choices(), data=self.looked(), **options)
+        super().__init__(live=live, choices=loss_choices(), data=look_again(self), **options)
         self.on_msg(answer_browser)
-        threading.Thread(target=self.follow, daemon=True).start()
-
-    def looked(self) -> dict | None:
-        "Look at the files; what the browser shall draw, if there is anything new."
-        changed, *told = look_at_runs(self.runs)
-        if self.told == told and not changed:
-            return None
-        self.told = told
-        self.serial += 1
-        packed = pack_runs(self.runs, *told)
-        self.sent_at = time.monotonic()
-        self.next_at = self.sent_at + 2 * packed_size(packed) / 1e6
-        self.again = WAIT
-        return dict(serial=self.serial, still=self.key, runs=packed)
+        threading.Thread(target=follow, args=[self], daemon=True).start()
 
     def refresh(self):
         "Look at the files and draw what is new."
         with self.lock:
-            if (data := self.looked()) is not None:
+            if (data := look_again(self)) is not None:
                 self.data = data
-                self.renew_still()
-
-    def follow(self):
-        while not self.stopped.wait(self.every):
-            if self.live and time.monotonic() >= self.next_at:
-                self.refresh()
-            waited = time.monotonic() - self.sent_at
-            if self.drawn < self.serial and self.again < waited < GIVE_UP:
-                self.again *= 2
-                self.send_state("data")
-
-    def options(self) -> dict:
-        "What is drawn, as options of plot_losses."
-        names = [name for name in self.runs if name not in self.hidden]
-        columns = {name: self.runs[name].columns for name in names}
-        seeds = seed_groups({name: self.told[2][name] for name in names}) if self.bands else False
-        chosen = {name: getattr(self, name) for name in ("x", "smoothing", "log_x", "log_y")}
-        more = dict(panels=list(self.panels), window=list(self.window) or None, bands=seeds)
-        return dict(runs=columns) | chosen | more
+                renew_still(self)
 
     @property
     def figure(self) -> go.Figure:
         "What is drawn, as a plotly figure."
-        return plot_losses(**self.options())
+        return plot_losses(**drawn_options(self))
 
     def save(self, path: str | Path) -> Path:
         "Write what is drawn: .html, .csv, .png or .svg."
-        return save_losses(path=path, **self.options())
-
-    def renew_still(self):
-        "Put a new still picture in the old one's place, now and then."
-        if self.shown_at is not None and time.monotonic() - self.shown_at > RENEWED:
-            self.shown_at = time.monotonic()
-            display(still_bundle(self), raw=True, display_id=self.key, update=True)
+        return save_losses(path=path, **drawn_options(self))
 
     def _ipython_display_(self):
         self.shown_at = time.monotonic()

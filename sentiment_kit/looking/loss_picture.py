@@ -35,7 +35,7 @@ def latest(
     told = [form.format(values[field][-1]) for field, form in TOLD.items() if len(values[field])]
     return ", ".join(told) or "no step yet"
 
-# %% ../../nbs/lib/looking/53_loss_picture.ipynb #11152858
+# %% ../../nbs/lib/looking/53_loss_picture.ipynb #3f2426d67bfb4e4e9c5bf0a6f34626e6
 def ticks(low: float, high: float, log: bool = False, most: int = 7) -> np.ndarray:
     "Round numbers between two, about as many as asked for."
     if log:
@@ -47,7 +47,7 @@ def ticks(low: float, high: float, log: bool = False, most: int = 7) -> np.ndarr
     step = power * min(k for k in (1, 2, 5, 10) if k * power >= rough * 0.999)
     return np.arange(np.ceil(low / step), np.floor(high / step + 1e-9) + 1) * step
 
-
+# %% ../../nbs/lib/looking/53_loss_picture.ipynb #4bec37a920d746298230fb72457e8c44
 def short(value: float) -> str:
     "A number of few letters: 5M, 1.5k, 0.25."
     for power, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -120,10 +120,11 @@ def _y_ticks(values: np.ndarray, up: Place, left: float, right: float) -> str:
         for y, said in marks
     )
 
-# %% ../../nbs/lib/looking/53_loss_picture.ipynb #3e6c9b9a
+# %% ../../nbs/lib/looking/53_loss_picture.ipynb #9ead8f0ae79c4cbdba2f5b4acc090b3b
 STILL_STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1b1b1b }
-.p { fill: #fff } .g { stroke: #8883 } .a { stroke: #888 } .d { stroke-width: 1.5; stroke-dasharray: none }
+.p { fill: #fff } .g { stroke: #8883 } .a { stroke: #888 }
+.d { stroke-width: 1.5; stroke-dasharray: none }
 @media (prefers-color-scheme: dark) { text { fill: #e4e4e4 } .p { fill: #111 } }
 """
 LEGEND = 8  # lines at most
@@ -147,7 +148,26 @@ def _legend(told: list[str], looks: list[str], width: int) -> str:
         parts.append(f'<text x="44" y="{18 * i + 20}">{_xml(cut)}</text>')
     return "".join(parts)
 
-# %% ../../nbs/lib/looking/53_loss_picture.ipynb #ff49bb8b
+# %% ../../nbs/lib/looking/53_loss_picture.ipynb #39146622e11f4f73ac9080c42765e92c
+def _looks(count: int) -> list[str]:
+    "Colour and dash of each run, as SVG writes them."
+    dashes = {"solid": "none", "dash": "8 5", "dot": "2 4", "dashdot": "8 4 2 4"}
+    lines = [series_line(i) for i in range(count)]
+    return [
+        f'color="{line["color"]}" stroke="currentColor" stroke-dasharray="{dashes[line["dash"]]}"'
+        for line in lines
+    ]
+
+
+def _late(columns: Mapping[str, Mapping[str, np.ndarray]], all_of_it: bool) -> list[np.ndarray]:
+    "Losses after the first twentieth of each run, by which the axis is as high as it is."
+    late = []
+    for m in columns.values():
+        start = 0 if all_of_it else len(m["step"]) // 20
+        late += [m[field][start:] for field in ("loss_bits", *PART_FIELDS) if field in m]
+    return late
+
+# %% ../../nbs/lib/looking/53_loss_picture.ipynb #00d62df673654231ac637daf35418430
 def losses_svg(
     columns: Mapping[str, Mapping[str, np.ndarray]],  # of each run, by name
     x: str = "bytes",  # as in plot_losses
@@ -164,21 +184,11 @@ def losses_svg(
     top = 18 * min(len(columns), LEGEND) + 42
     bottom = height - 60
     places_N = {name: m[axis.column] / axis.unit for name, m in columns.items()}
-    fields = ("loss_bits", *PART_FIELDS)
-    late = []
-    for m in columns.values():
-        start = 0 if log_x else len(m["step"]) // 20
-        late += [m[field][start:] for field in fields if field in m]
     origin = [] if log_x else [np.zeros(1)]
-    ends = (_extent([*origin, *places_N.values()], log_x), _extent(late, log_y))
+    ends = (_extent([*origin, *places_N.values()], log_x), _extent(_late(columns, log_x), log_y))
     across = _placed(*ends[0], 60, width - 20, log_x)
     up = _placed(*ends[1], bottom - 6, top + 4, log_y)
-    looks = []
-    for i in range(len(columns)):
-        line = series_line(i)
-        dash = {"solid": "", "dash": "8 5", "dot": "2 4", "dashdot": "8 4 2 4"}[line["dash"]]
-        look = f'color="{line["color"]}" stroke="currentColor"'
-        looks.append(look + f' stroke-dasharray="{dash}"' * bool(dash))
+    looks = _looks(len(columns))
     told = [f"{name}: {latest(m)}" for name, m in columns.items()]
     drawn = [
         _run_lines(m, places_N[name], look, smoothing, log_x, (across, up))

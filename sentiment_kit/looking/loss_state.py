@@ -21,7 +21,7 @@ from .point_marks import MARKS
 from .run_settings import differing, run_settings, seed_groups
 from ..training.metrics import Metrics, tell_broken
 
-# %% ../../nbs/lib/looking/57_loss_state.ipynb #b4e21b0c
+# %% ../../nbs/lib/looking/57_loss_state.ipynb #ee9591459e79472694bfcb5c03888b99
 MODULES = (
     "heatmap/basics",
     *(f"losses/{m}" for m in "sums runs paint chart tables explorer".split()),
@@ -29,7 +29,17 @@ MODULES = (
 SCRIPT = join_modules([static_text(f"{module}.js") for module in MODULES])
 STYLE_SHEET = static_text("losses.css")
 
-# %% ../../nbs/lib/looking/57_loss_state.ipynb #2a4cbae7
+# %% ../../nbs/lib/looking/57_loss_state.ipynb #bf667e6afb7f4b3ba821a9da5ca0fda5
+def _mark_told(field: str) -> dict[str, object]:
+    "How a field of MARKS is drawn and explained."
+    mark = MARKS[field]
+    symbol = mark.symbol.removesuffix("-open")
+    legend = re.sub(r"^( · |<br>)| \(right\)", "", mark.legend)
+    look = dict(symbol=symbol, full=symbol == mark.symbol)
+    when = dict(best=field == "valid_bits", joined=field != "valid_bits")
+    return dict(label=mark.label, axis=mark.axis, legend=legend) | look | when
+
+# %% ../../nbs/lib/looking/57_loss_state.ipynb #34959d3dda73458bbb57d9799814e719
 def loss_choices() -> dict[str, dict]:
     "Axes, panels and marks by name, as the script reads them."
     axes = {name: dict(column=a.column, unit=a.unit, title=a.title) for name, a in AXES.items()}
@@ -37,14 +47,7 @@ def loss_choices() -> dict[str, dict]:
         field: dict(title=p.title, averaged=p.averaged, share=p.hover.endswith("%"))
         for field, p in PANELS.items()
     }
-    marks = {}
-    for field, mark in MARKS.items():
-        symbol = mark.symbol.removesuffix("-open")
-        legend = re.sub(r"^( · |<br>)| \(right\)", "", mark.legend)
-        marks[field] = dict(label=mark.label, axis=mark.axis, symbol=symbol, legend=legend)
-        marks[field] |= dict(full=symbol == mark.symbol, best=field == "valid_bits")
-        marks[field] |= dict(joined=field != "valid_bits")
-    return dict(axes=axes, panels=panels, marks=marks)
+    return dict(axes=axes, panels=panels, marks={field: _mark_told(field) for field in MARKS})
 
 # %% ../../nbs/lib/looking/57_loss_state.ipynb #890f399f
 PLACES = ("step", "bytes", "seconds", "epoch")

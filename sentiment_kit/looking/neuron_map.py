@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CELL', 'INK', 'UnitSummary', 'unit_summary', 'summary_html', 'unit_extremes', 'end_snippets', 'walk_controls',
-           'see_through_histogram', 'turn', 'NeuronMap', 'told_place', 'still_of']
+           'see_through_histogram', 'turn', 'NeuronMap', 'told_place', 'ends_and_reading', 'still_of']
 
-# %% ../../nbs/lib/looking/70_neuron_map.ipynb #1f86b0aa63a641a99548c6338889e9d3
+# %% ../../nbs/lib/looking/70_neuron_map.ipynb #72982ad2450f4e5a9454a06be3f6cd57
 import html
 import re
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from ..data.labelled import Texts
 from ..evidence.behaviour import Snippet, unit_snippets
 from ..figures import AXIS, number, see_through
 from .heatmap import snippets_html
+from .readings import Reading, reading_of
 from .unit_map import UnitMapView, map_or_reason
 from .unit_orders import place_in, step_in, unit_orders
 from ..model.language_model import LanguageModel
@@ -33,6 +34,7 @@ from ..transfer.carriers import UnitMeasures
 from ..transfer.features import ByteFeaturizer, StateSource, as_source
 from ..transfer.labels import check_labels
 from ..transfer.neuron import NeuronClassifier, unit_histogram
+from ..transfer.neuron_file import neuron_of
 from ..transfer.probe import SentimentProbe
 from ..transfer.unit_notes import unit_titles
 
@@ -200,7 +202,7 @@ def turn(
         for shown, bars in zip(live.data, figure.data, strict=True):
             shown.update(x=bars.x, y=bars.y, width=bars.width)
 
-# %% ../../nbs/lib/looking/70_neuron_map.ipynb #9cfcd86b7f9c4aaca5b142ec756bb2c7
+# %% ../../nbs/lib/looking/70_neuron_map.ipynb #3b32d9e0393f4abaa5832f73e5e8a9cc
 class NeuronMap(ipywidgets.VBox):
     "The map of units; then one unit: its numbers, its values by label, the texts at its ends."
 
@@ -253,13 +255,13 @@ class NeuronMap(ipywidgets.VBox):
         told = (self.judged, self.probe.n_nonzero_, [*self.names.values()])
         self.numbers.value = summary_html(summary, *told)
         turn(self.figure, _histogram_of(self, self.unit, summary.threshold))
-        ends = end_snippets(self.model, self.texts, self.extremes, self.unit, self.k)
-        self.ends.value = snippets_html(ends, self.y[self.judged], self.names)
+        ends, reading = ends_and_reading(self, summary)
+        self.ends.value = snippets_html(ends, self.y[self.judged], self.names, reading)
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         return still_of(self, super()._repr_mimebundle_(**kwargs))
 
-# %% ../../nbs/lib/looking/70_neuron_map.ipynb #2df9e21b48c9498fad6f46929bb1ba9c
+# %% ../../nbs/lib/looking/70_neuron_map.ipynb #944802b491704997b918ec0797c61a8a
 def _histogram_of(panel: NeuronMap, unit: int, threshold: float) -> go.Figure:
     x_N = panel.X[panel.judged][:, unit]
     return see_through_histogram(x_N, panel.y[panel.judged], threshold, panel.names)
@@ -269,6 +271,14 @@ def told_place(panel: NeuronMap) -> str:
     "Where the unit stands in the order, and its name, as HTML."
     told = [place_in(panel.order, panel.unit), unit_titles(panel.model).get(panel.unit)]
     return html.escape(" · ".join(filter(None, told)))
+
+
+def ends_and_reading(panel: NeuronMap, summary: UnitSummary) -> tuple[dict, Reading]:
+    "The snippets of both ends, the most positive first, and how the unit is drawn."
+    cut = Reading(summary.sign, summary.threshold, [f"votes {w}" for w in panel.names.values()])
+    reading = reading_of(summary.unit, neuron_of(panel.model), cut=cut)
+    found = end_snippets(panel.model, panel.texts, panel.extremes, summary.unit, panel.k)
+    return dict(zip(found, list(found.values())[:: reading.sign], strict=True)), reading
 
 
 def still_of(panel: NeuronMap, live: dict) -> dict:

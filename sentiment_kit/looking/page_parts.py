@@ -14,9 +14,11 @@ import json
 import re
 from collections.abc import Sequence
 
-# %% ../../nbs/lib/looking/34_page_parts.ipynb #82c738ea370f4c6492a9a91fa8015600
+# %% ../../nbs/lib/looking/34_page_parts.ipynb #ce5630ca56b34f32b575e0885d930db5
 STATIC = importlib.resources.files("sentiment_kit") / "static"
-MODULES = "basics ahead marks layout colour input pane menu told saving main".split()  # in order
+MODULES = (  # in order
+    "basics ahead marks layout colour input readings account pane menu told saving main".split()
+)
 ENGINE = "kernels engine texts reader live page".split()  # of a live page, below those
 
 # %% ../../nbs/lib/looking/34_page_parts.ipynb #b69571e2

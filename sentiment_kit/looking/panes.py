@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['mark_ends', 'well_formed', 'pane_of', 'top_units', 'ledger_of', 'bits_account', 'plain_units', 'of_model', 'unit_key',
-           'PaneReader', 'first_units', 'scales_of', 'star_correlation']
+           'pane_title', 'PaneReader', 'first_units', 'scales_of', 'star_correlation']
 
-# %% ../../nbs/lib/looking/30_panes.ipynb #181f4b39f16f49adb36574ad09cb107d
+# %% ../../nbs/lib/looking/30_panes.ipynb #fa4a4105b47d4f6f906a769e8edc6054
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..data.files import KitError
 from ..data.text import encode, graphemes
+from .directed_ledger import source_ledger
 from .kept_states import LIVE, KeptStates
-from .ledger import write_ledger
 from .marks import Mark, mark_of
 from sentiment_kit.looking.next_byte import (
-    FULL_SURPRISE,
     SURPRISE,
     NextBytes,
     by_character,
@@ -100,10 +99,10 @@ def top_units(
         for name, order in orders.items()
     }
 
-# %% ../../nbs/lib/looking/30_panes.ipynb #5cc02845d32745aca28b0837eec8ba7a
+# %% ../../nbs/lib/looking/30_panes.ipynb #4a60fa4c6d504d849a0ebc87b317c7d1
 def ledger_of(source: ModelStates, encoded: bytes, unit: int) -> dict:
-    "The ledger of one unit over one text, for the browser."
-    account = write_ledger(source.model, encoded, unit, source.layer)
+    "The ledger of one unit or direction over one text, for the browser."
+    account = source_ledger(source, encoded, unit)
     return dict(
         write=account.write_T.astype("<f4").tobytes(),
         survive=account.survive_T.astype("<f4").tobytes(),
@@ -137,12 +136,20 @@ def unit_key(unit: int | str | list[int]) -> str:
     "An entry of `units` as the browser names it."
     return ", ".join(map(str, unit)) if isinstance(unit, list) else str(unit)
 
-# %% ../../nbs/lib/looking/30_panes.ipynb #17d11c7d42a344b4a93ed939e74fda1c
+# %% ../../nbs/lib/looking/30_panes.ipynb #0d86860699c844a3a56f9176c3ec8162
 def _has_cells(source: StateSource) -> bool:
     "Does it show the cell state of a model, which has a ledger?"
     return isinstance(source, ModelStates) and source.state == "cell"
 
-# %% ../../nbs/lib/looking/30_panes.ipynb #8dacc48e88d945d89c437c22cbcc5331
+# %% ../../nbs/lib/looking/30_panes.ipynb #b345c2e9c4854a4ab7a6025156ec0abb
+def pane_title(names: Sequence[str], n_models: int, i: int) -> str:
+    "What pane i is called; empty where nobody said."
+    n = i % n_models if n_models > 1 else i
+    if n < len(names):
+        return names[n]
+    return f"model {n + 1}" if n_models > 1 else ""
+
+# %% ../../nbs/lib/looking/30_panes.ipynb #1441b0a3b7c64188bc93d1d2c2955288
 class PaneReader:
     "What a `HeatmapWidget` asks its models."
 
@@ -151,15 +158,8 @@ class PaneReader:
         self.names = list(names)  # of the models where there are several, else of the texts
         self.kept = {}  # pane → KeptStates
         self.has_ledger = bool(self.sources) and all(map(_has_cells, self.sources))
-        models = [isinstance(source, ModelStates) for source in self.sources]
-        self.can_look = bool(models) and all(models)  # is the next byte known?
-
-    def _title(self, i: int) -> str:
-        several = len(self.sources) > 1
-        n = i % len(self.sources) if several else i
-        if n < len(self.names):
-            return self.names[n]
-        return f"model {n + 1}" if several else ""
+        # is the next byte known?
+        self.can_look = bool(models) and all(isinstance(s, ModelStates) for s in self.sources)
 
     def _read(self, i: int, encoded: bytes, units: list) -> tuple[KeptStates, np.ndarray]:
         m = i % len(self.sources)
@@ -172,16 +172,6 @@ class PaneReader:
             values_TU = np.insert(values_TU, units.index(SURPRISE), row_T, axis=1)
         return reader, values_TU
 
-    def unit_words(self) -> dict[str, dict]:
-        "What the sources say of their units: how each is called, and what its two ends mean."
-        said = [getattr(source, "unit_names", None) for source in self.sources]
-        if self.can_look:
-            return dict(names={SURPRISE: "surprise in bits"}, counts={SURPRISE: FULL_SURPRISE})
-        if not said or said[0] is None or said.count(said[0]) < len(said):
-            return {}
-        words = dict(names=said[0], ends=getattr(self.sources[0], "ends", []))
-        return {what: {str(k): one for k, one in enumerate(each)} for what, each in words.items()}
-
     def panes(self, texts: Sequence[str], units: list) -> list[dict]:
         "Every text read by every model."
         panes = []
@@ -191,7 +181,8 @@ class PaneReader:
                 encoded = encode(text, source.preset)
                 reader, values_TU = self._read(i, encoded, units)
                 more = dict(ahead=packed_ahead(reader.ahead)) if reader.ahead else {}
-                panes.append(pane_of(self._title(i), encoded, values_TU.T) | more)
+                title = pane_title(self.names, len(self.sources), i)
+                panes.append(pane_of(title, encoded, values_TU.T) | more)
         return panes
 
     def ledgers(self, panes: list[dict], units: list) -> dict[str, list[dict]]:
@@ -230,18 +221,24 @@ def first_units(
         weight_U = source.trace(encode(texts[0], source.preset)[:LIVE]).std(0)
     return np.argsort(-np.abs(weight_U), kind="stable")[:k].tolist()
 
-# %% ../../nbs/lib/looking/30_panes.ipynb #fc5c0c5991dd4f85977c4ee79da44740
+# %% ../../nbs/lib/looking/30_panes.ipynb #252b3f358f8d4b98bcb7359a52b23c35
 def scales_of(
     panes: list[dict],
     units: list,  # the rows of their values
     before: dict[str, float],  # scales so far, by unit_key
+    readings: dict[str, dict] | None = None,  # of looking.known_units: where the middle is
 ) -> dict[str, float]:
-    "For each unit the largest |value| that any character has or had."
+    "For each unit the largest |value| that any character has or had, from its middle."
     most_U = np.zeros(len(units))
-    for pane in panes:
+    known = readings or {}
+    turns = [known.get(unit_key(unit), {}).get("turns", [[1, 0.0]]) for unit in units]
+    for n, pane in enumerate(panes):
+        middle_U = np.array([of_model[n % len(of_model)][1] for of_model in turns])
         last_G = np.frombuffer(pane["stops"], "<u4").astype(int) - 1
         values_UT = np.frombuffer(pane["values"], "<f4").reshape(len(units), -1)
-        most_U = np.maximum(most_U, np.abs(values_UT[:, last_G]).max(1, initial=0.0))
+        most_U = np.maximum(
+            most_U, np.abs(values_UT[:, last_G] - middle_U[:, None]).max(1, initial=0.0)
+        )
     most = dict(zip(map(unit_key, units), most_U.tolist(), strict=True))
     return {key: max(value, before.get(key, 0.0)) for key, value in most.items()}
 

@@ -19,7 +19,7 @@ from .panes import mark_ends
 from .player import PlayReader
 from ..transfer.classifier import class_names
 
-# %% ../../nbs/lib/looking/45_play_views.ipynb #00a7aa04
+# %% ../../nbs/lib/looking/45_play_views.ipynb #d4605cc070c94df28498cfba7b579f44
 class Row(NamedTuple):
     "Values that are drawn over a text."
 
@@ -30,7 +30,7 @@ class Row(NamedTuple):
     high: str  # what orange means
     adds: bool = False  # do characters add up, so that a new one had 0 before?
 
-
+# %% ../../nbs/lib/looking/45_play_views.ipynb #35d085894aff4971b0306eeee526badd
 class Fact(NamedTuple):
     "A number, and how it is written."
 
@@ -49,11 +49,11 @@ class View(NamedTuple):
     facts: Sequence[Fact] = ()
     words: Sequence[tuple[str, float]] = ()  # of the ledger, the largest first
 
-# %% ../../nbs/lib/looking/45_play_views.ipynb #1f8b59ed
+# %% ../../nbs/lib/looking/45_play_views.ipynb #736ed73ac77d48a4b7fe5ed96fdc6718
 def surprise_view(reader: PlayReader, encoded: bytes) -> View:
     "What each character cost."
     stop_G = mark_ends(encoded)
-    bits_T = reader.kept.ahead.bits_T
+    bits_T = reader.surprise
     row = Row("bits", by_character(bits_T, stop_G), FULL_SURPRISE, "", "not expected", adds=True)
     mean = float(bits_T.sum() / max(1, len(stop_G)))
     said = (
@@ -63,13 +63,13 @@ def surprise_view(reader: PlayReader, encoded: bytes) -> View:
     facts = [Fact("bits a character", mean, "bits")]
     return View("Surprise", "Which letters did it not expect?", said, [row], facts)
 
-# %% ../../nbs/lib/looking/45_play_views.ipynb #33579eb50374496786be0f6edab66b6a
+# %% ../../nbs/lib/looking/45_play_views.ipynb #751d7c0a30684700a2492cb784707bec
 def at_end(value_T: np.ndarray, encoded: bytes) -> float:
     "The value at the last byte that is no blank; 0 where there is none."
     n = len(encoded.rstrip())
     return float(value_T[n - 1]) if n else 0.0
 
-
+# %% ../../nbs/lib/looking/45_play_views.ipynb #2cf899a32c9140b8b23d9e52f01dc924
 def counting_view(reader: PlayReader, encoded: bytes, rows: Mapping[str, np.ndarray]) -> View:
     "The units that follow sentences and words."
     drawn = []

@@ -28,7 +28,7 @@ def run_settings(
         raise KitError(f"{path} holds no settings of a run; restore it, or move it away")
     return {name: value for name, value in stored.items() if name != "model"} | stored["model"]
 
-# %% ../../nbs/lib/looking/46_run_settings.ipynb #0c81ce0c
+# %% ../../nbs/lib/looking/46_run_settings.ipynb #dcc460a3e8ed4b0fb1484f0dc0aef056
 def _completed(settings: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, object]]:
     "Runs whose settings are known, all with the same ones."
     known = {run: one for run, one in settings.items() if one}
@@ -38,7 +38,7 @@ def _completed(settings: Mapping[str, Mapping[str, object]]) -> dict[str, Mappin
 
     usual = asdict(TrainConfig("", ""))
     usual |= usual.pop("model")
-    return {run: usual | one for run, one in known.items()}
+    return {run: usual | dict(one) for run, one in known.items()}
 
 # %% ../../nbs/lib/looking/46_run_settings.ipynb #150a1766
 def differing(

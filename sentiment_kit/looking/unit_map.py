@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['MARKS', 'HOVER', 'place_of', 'add_kind', 'unit_map_figure', 'unit_on_text', 'UnitMapView', 'map_or_reason']
 
-# %% ../../nbs/lib/looking/65_unit_map.ipynb #532ba4c774a84826a0447b0e5287ade8
+# %% ../../nbs/lib/looking/65_unit_map.ipynb #99fafaa24f84474a80d50f2a8eff9b86
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -19,10 +20,12 @@ from ..data.labelled import Texts
 from ..data.text import encode
 from ..figures import AXIS, PALE, SERIES, rgb, see_through, standard_layout
 from .heatmap import heatmap_html
+from .readings import VOTES, Reading, reading_of
 from ..transfer.carriers import KINDS, UnitMeasures, measure_units, unit_kinds
 from ..transfer.features import StateSource
 from ..transfer.labels import FeatureError
 from ..transfer.neuron import middle_cut
+from ..transfer.neuron_file import neuron_of
 
 # %% ../../nbs/lib/looking/65_unit_map.ipynb #da397611
 MARKS = {
@@ -73,13 +76,14 @@ def unit_map_figure(
     legend = dict(orientation="h", x=0, y=1.02, yanchor="bottom")
     return standard_layout(figure, 720, 400, dict(t=50), legend=legend)
 
-# %% ../../nbs/lib/looking/65_unit_map.ipynb #6210d5035ac64533a3177b5f3c8eaba1
+# %% ../../nbs/lib/looking/65_unit_map.ipynb #9e996fec6ae94f4ba2f65300ec2280f3
 def unit_on_text(source: StateSource, measured: UnitMeasures, unit: int, text: str) -> str:
     "A text in the colours of a unit, as HTML."
     encoded = encode(text, source.preset)
-    sign = int(measured.weighed.sign_U[unit])
     middle = middle_cut(measured.states.last_NU[:, unit], measured.y_N)
-    values_T = sign * (np.asarray(source.trace(encoded, [unit]))[:, 0] - middle)
+    cut = Reading(int(measured.weighed.sign_U[unit]), middle, VOTES)
+    reading = reading_of(unit, neuron_of(source), cut=cut)
+    values_T = reading.drawn(np.asarray(source.trace(encoded, [unit]))[:, 0])
     spread = float(measured.states.inside_NKU[..., unit].std()) or 1.0
     if not np.isfinite(values_T).all():
         raise KitError(f"unit {unit} has NaN or inf on this text; the model has diverged")
@@ -87,7 +91,8 @@ def unit_on_text(source: StateSource, measured: UnitMeasures, unit: int, text: s
     told = f"last byte {areas.last_U[unit]:.2f}, inside {areas.inside_U[unit]:.2f}"
     kind = str(unit_kinds(measured)[unit])
     title = f"unit {unit}, {kind}: {told}"
-    return heatmap_html(encoded, values_T, title=title, scale=2 * spread, hover=False)
+    look: Any = dict(title=title, scale=2 * spread, hover=False, ends=reading.ends)
+    return heatmap_html(encoded, values_T, **look)
 
 # %% ../../nbs/lib/looking/65_unit_map.ipynb #d7a19185297f49899818b133c65080c2
 class UnitMapView(ipywidgets.VBox):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUNDLED', 'WEIGHTS', 'LanguageModelConfig', 'head_dtype', 'row_logits', 'head_logits', 'fresh_head',
            'fresh_embedding', 'pretrained_folder', 'stated_config', 'save_weights', 'read_config', 'check_layers',
-           'weight_versions', 'LanguageModel', 'ModelReader']
+           'weight_versions', 'remember_folder', 'folder_of', 'LanguageModel', 'ModelReader']
 
 # %% ../../nbs/lib/model/70_language_model.ipynb #36bb8fc578684cec92ac29b2f514a026
 import json
@@ -161,12 +161,24 @@ def check_layers(config: LanguageModelConfig, path: Path) -> None:
             f"{n_arrays} arrays; use the config.json that was saved with these weights"
         )
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #4e00f37177cc4248a1477a56b38fdd97
+# %% ../../nbs/lib/model/70_language_model.ipynb #51c34412b8d24337b2d14f36eec6ffe3
 def weight_versions(model: nn.Module) -> list[int]:
     "How often each weight was changed in place."
     return [0 if p.is_inference() else p._version for p in model.parameters()]
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #204299138bcd4ab09df2ae787ba4bd87
+
+def remember_folder(model: "LanguageModel", folder: Path) -> "LanguageModel":
+    "The same model, which can tell from now on where it was opened."
+    model.__dict__["opened"] = (folder, weight_versions(model))
+    return model
+
+
+def folder_of(model: "LanguageModel") -> Path | None:
+    "Where it was opened; None for a model that was made, or whose weights changed since."
+    folder, versions = model.__dict__.get("opened", (None, []))
+    return folder if versions == weight_versions(model) else None
+
+# %% ../../nbs/lib/model/70_language_model.ipynb #8f4c978d48b8497092300a0c0d62da19
 class LanguageModel(nn.Module):
     "Byte-level language model (Radford et al. 2017): embedding, mLSTM or LSTM, head."
 
@@ -179,7 +191,6 @@ class LanguageModel(nn.Module):
         self.config = config
         E = config.embed_size
         H = config.hidden_size
-        self._opened: tuple[Path | None, list[int]] = (None, [])
         stack = MLSTM if config.cell == "mlstm" else LSTM
         self.embed = fresh_embedding(config.vocab_size, E)
         self.rnn = stack(E, H, config.n_layers, config.weight_norm, config.forget_bias, precision)
@@ -207,12 +218,6 @@ class LanguageModel(nn.Module):
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    @property
-    def folder(self) -> Path | None:
-        "Where it was opened; None for a model that was made, or whose weights changed since."
-        folder, versions = self._opened
-        return folder if versions == weight_versions(self) else None
-
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         "Write the model's folder; float16 halves the file and rounds the weights."
         save_weights(self, Path(folder), asdict(self.config), dtype)
@@ -230,9 +235,7 @@ class LanguageModel(nn.Module):
             model = cls(config, precision)
         load_weights(model, folder / WEIGHTS)
         verify_table(folder, stated)
-        model = model.to(device).eval()
-        model._opened = (folder, weight_versions(model))
-        return model
+        return remember_folder(model.to(device).eval(), folder)
 
 # %% ../../nbs/lib/model/70_language_model.ipynb #165758bec06b41eea27585da6633709d
 class ModelReader(Reader):

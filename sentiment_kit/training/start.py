@@ -23,11 +23,11 @@ from .checkpoint import find_model, newest_first
 from .config import TrainConfig
 from .evaluate import same_text
 
-# %% ../../nbs/lib/training/63_start.ipynb #6fe2e1acdf0247608a99a59a7c778c74
+# %% ../../nbs/lib/training/63_start.ipynb #d59b01f9826b4ecead3be84e4955982e
 def own_model(config: TrainConfig) -> LanguageModelConfig | None:
     "The architecture of a run that has begun, from its newest readable checkpoint; else None."
     for folder in newest_first(Path(config.out) / "checkpoints"):
-        with suppress(KitError):
+        with suppress(KitError, OSError):
             return read_config(folder)[0]
     return None
 
@@ -119,12 +119,13 @@ def spread_time_scales(
         b_G[H : H + n] = bias_H[:n]
         b_G[:n] = -bias_H[:n]
 
-# %% ../../nbs/lib/training/63_start.ipynb #5ecd9b1b6bef4b16aacb4a3fcdb2b37c
+# %% ../../nbs/lib/training/63_start.ipynb #43b2211ffa9e4165946562efc8c3a0c9
 def start_weights(config: TrainConfig, model: LanguageModel) -> None:
     "Give a fresh model the weights of `start_from`, or spread its gates; else leave it alone."
-    if config.branch_from is not None or own_model(config) is not None:
+    if config.branch_from is not None:
         return
     if config.start_from is not None:
-        load_weights(model, find_model(config.start_from) / "model.safetensors")
+        if own_model(config) is None:
+            load_weights(model, find_model(config.start_from) / "model.safetensors")
     elif config.chrono_share:
         spread_time_scales(model, config.chrono_share, config.chrono_bytes, config.seed)

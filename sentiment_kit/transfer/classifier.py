@@ -252,7 +252,7 @@ def load_classifier(cls: type, folder: Path, device: str, precision: str) -> Tex
     classifier.history_ = said.history
     return classifier
 
-# %% ../../nbs/lib/transfer/80_classifier.ipynb #c9db285f83cb40d9b1766bea99b5769b
+# %% ../../nbs/lib/transfer/80_classifier.ipynb #7e84845de2064f5a84141508ba5263e4
 class LabelLogits:
     "`StateSource` of a `TextClassifier`: a label's logit after every byte; of two, the second's."
 
@@ -266,7 +266,7 @@ class LabelLogits:
         self.ends = [(f"not {name}", name) for name in names]  # of each unit: below 0, above 0
         if self.n_units < len(names):
             self.ends = [(names[0], names[1])]
-        self.unit_names = [f"logit of {above}" for _, above in self.ends]
+        self.unit_names = [above for _, above in self.ends]
 
     @torch.no_grad()
     def trace(self, encoded: bytes, units: Sequence[int] | None = None) -> np.ndarray:

@@ -1,6 +1,7 @@
 // What a heatmap asks Python for, answered in the page: texts are read, units recorded, ledgers and
 // top units found by the engine. The names are the traits of HeatmapWidget.
 
+import { readingOf, turnOf } from "../heatmap/readings.js";
 import { encode, encodePrompt, paneOf } from "./texts.js";
 import { MOST_BYTES, Reader, write } from "./reader.js";
 
@@ -21,7 +22,7 @@ export class LiveModel {
     const { texts, units, shown, palette, words } = told;
     const choices = { n_units: engine.hidden };
     this.state = { texts, units, shown, choices, flipped: [], view: "state", ledgers: {}, error: "" };
-    this.words = { ...palette, ...words, typed: true, ledger: false };
+    this.words = { ...palette, ...words, typed: true, ledger: false }; // names, counts, readings
   }
 
   get(name) {
@@ -72,11 +73,14 @@ export class LiveModel {
   }
 
   values(unit) {
-    const { reader, pane, told } = this;
-    if (unit === "surprise") return reader.surprise(pane.stops);
-    if (unit !== "vote") return reader.unit(unit);
-    const { sign, threshold } = told.neuron;
-    return reader.unit(told.neuron.unit).map((value) => sign * (value - threshold));
+    const { reader, pane } = this;
+    return unit === "surprise" ? reader.surprise(pane.stops) : reader.unit(unit);
+  }
+
+  // As they are drawn: turned by the reading of the unit.
+  drawn(unit) {
+    const { sign, middle } = turnOf(readingOf(this.words, unit), 0, false);
+    return this.values(unit).map((value) => sign * (value - middle));
   }
 
   publish() {
@@ -87,7 +91,7 @@ export class LiveModel {
     units.forEach((unit, u) => {
       const row = this.values(unit);
       values.set(row, u * size);
-      this.scales[unit] = Math.max(this.scales[unit] ?? 0, largestOf(row, this.pane.stops));
+      this.scales[unit] = Math.max(this.scales[unit] ?? 0, largestOf(this.drawn(unit), this.pane.stops));
     });
     const panes = [{ ...this.pane, values }];
     this.account();
@@ -95,15 +99,13 @@ export class LiveModel {
   }
 
   ledger(unit) {
-    const { reader, told } = this;
+    const { reader } = this;
     if (unit === "surprise") {
       const write = Float32Array.from(reader.bits);
       const total = write.reduce((sum, bits) => sum + bits, 0);
       return { write, survive: new Float32Array(write.length).fill(1), total };
     }
-    if (unit !== "vote") return reader.ledger(unit);
-    const { write, survive, total } = reader.ledger(told.neuron.unit);
-    return { write: write.map((value) => told.neuron.sign * value), survive, total: told.neuron.sign * total };
+    return reader.ledger(unit);
   }
 
   account() {
@@ -123,25 +125,6 @@ export class LiveModel {
     return start <= this.reader.states.length ? this.reader.guesses(start) : [];
   }
 
-  // What is left of each word in a unit's last value: rows [word, amount], the largest first.
-  byWord(unit) {
-    const { write, survive } = this.ledger(unit);
-    const { bytes } = this.pane;
-    const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-    const rows = [];
-    let start = 0;
-    for (let t = 0; t <= bytes.length; t++) {
-      const ends = t === bytes.length || (t > start && bytes[t] <= 32 && bytes[t - 1] > 32);
-      if (!ends) continue;
-      let sum = 0;
-      for (let k = start; k < t; k++) sum += write[k] * survive[k];
-      rows.push([decoder.decode(bytes.subarray(start, t)).trim() || "␣", sum]);
-      start = t;
-    }
-    rows.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
-    return rows.filter(([, sum]) => Math.abs(sum) > 0.02 * Math.abs(rows[0][1]));
-  }
-
   // The share of a unit's account that is older than the last dozen bytes: what it remembers.
   memory(unit) {
     const { write, survive } = this.reader.ledger(unit);
@@ -155,7 +138,7 @@ export class LiveModel {
   keeper() {
     const { neuron } = this.told;
     const [old, all] = neuron ? this.memory(neuron.unit) : [0, 1];
-    if (neuron && old > all / 2) return "vote";
+    if (neuron && old > all / 2) return neuron.unit;
     let best = 0;
     let most = 0;
     for (let unit = 0; unit < this.engine.hidden; unit++) {

@@ -1,8 +1,9 @@
 // The page around the heatmap: four questions to look with, three suggestions to try, and a place
 // where the model writes.
 
-import { button, element, key, label, number, words } from "../heatmap/basics.js";
+import { button, element, key, number, words } from "../heatmap/basics.js";
 import { render } from "../heatmap/main.js";
+import { readingOf, standing } from "../heatmap/readings.js";
 import { Engine } from "./engine.js";
 import { LiveModel } from "./live.js";
 
@@ -46,15 +47,12 @@ function views(told, model) {
       title: "What does it remember?",
       said:
         "A unit's last value is a sum over all characters. Grey bars: what each one wrote into the unit. In colour: what is left " +
-        "of that at the end; orange raises the value, blue lowers it. What has no colour was forgotten.",
+        "of that at the end. The list tells the largest sums; the rest is dimmed.",
       show: () => ({ view: "ledger", shown: [(model.kept = { unit: model.keeper(), pane: model.pane }).unit] }),
       tell() {
         const unit = model.get("shown")[0];
-        const rows = model.byWord(unit).slice(0, 6);
-        const list = rows.map(([word, sum]) => `${word} ${number(sum)}`).join(" · ");
-        const name = unit === "vote" ? `the vote of unit ${neuron.unit}` : label(unit);
-        const most = unit === model.kept?.unit && model.kept.pane === model.pane ? `Of all ${told.sizes.hidden} units, ${unit} keeps the most of this text` : "";
-        return `${most || `What is left in ${name}`}: ${list}`;
+        const found = unit !== neuron?.unit && unit === model.kept?.unit && model.kept.pane === model.pane;
+        return found ? `Of all ${told.sizes.hidden} units, ${unit} keeps the most of this text.` : "";
       },
     },
   ];
@@ -63,11 +61,11 @@ function views(told, model) {
       name: "Sentiment",
       title: "Does it like what it reads?",
       said: `Orange: votes good. Blue: votes bad. ${told.neuron.said}`,
-      show: () => ({ view: "state", shown: ["vote"] }),
+      show: () => ({ view: "state", shown: [neuron.unit] }),
       tell() {
-        const row = model.values("vote");
-        const last = row[row.length - 1] ?? 0;
-        return `At the end of the text it votes ${last > 0 ? "good" : "bad"}: ${number(last)}.`;
+        const last = model.drawn(neuron.unit).at(-1) ?? 0;
+        const known = standing(readingOf(model.words, neuron.unit), model.values(neuron.unit).at(-1) ?? 0);
+        return `At the end of the text it votes ${last > 0 ? "good" : "bad"}: ${number(last)}${known && `, ${known}`}.`;
       },
     });
   }

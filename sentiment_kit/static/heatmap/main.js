@@ -7,6 +7,7 @@ import { measureIn } from "./layout.js";
 import { Text, channel, largest } from "./marks.js";
 import { Picker, fillSlots } from "./menu.js";
 import { Pane } from "./pane.js";
+import { colourWords, readingOf, turnOf } from "./readings.js";
 import { receive, saveButtons } from "./saving.js";
 import { explain, inspect, tellTop } from "./told.js";
 
@@ -24,6 +25,7 @@ class App {
     this.texts = [];
     this.drawn = []; // of each unit that is drawn: its scale, and its values in every pane
     this.widths = new Map(); // of characters
+    this.by = "word"; // what an account is told by: word or character
     this.makeParts();
     this.listen();
     this.open();
@@ -45,6 +47,7 @@ class App {
     this.surprise = button("Surprise", SURPRISED, () => this.toggleSurprise());
     this.surprise.hidden = true;
     this.error = element("div", "skh-error", { attributes: { role: "alert" } });
+    this.why = words("div", "skh-note skh-why", this.model.get("why") ?? "");
     this.stage = element("div", "skh-stage");
     this.legend = element("div", "skh-legend");
     this.told = element("div", "skh-told", { attributes: { role: "status" } });
@@ -52,7 +55,7 @@ class App {
     const views = [this.surprise, this.ledger];
     const bar = element("div", "skh-bar", {}, this.slots, ...views, saveButtons(this));
     const below = [this.stage, this.legend, this.told, this.tops];
-    el.append(bar, this.picker.box, this.error, ...below);
+    el.append(bar, this.picker.box, this.error, this.why, ...below);
   }
 
   listen() {
@@ -160,7 +163,7 @@ class App {
     const several = can && typed.length;
     const each = several ? Math.max(1, this.texts.length / typed.length) : this.texts.length;
     for (const pane of this.panes) this.resized.unobserve(pane.view);
-    this.panes = this.texts.map((text, i) => new Pane(this, i, text.title));
+    this.panes = this.texts.map((_, i) => new Pane(this, i));
     this.boxes = [];
     this.stage.replaceChildren();
     for (let i = 0; i < this.panes.length; i += each) {
@@ -194,6 +197,8 @@ class App {
     const before = this.drawn.length;
     this.chooseDrawn(texts);
     for (const [i, pane] of this.panes.entries()) {
+      if (texts) pane.text = this.texts[i];
+      this.entitle(pane);
       if (texts) pane.set(this.texts[i]);
       else if (this.drawn.length !== before) pane.lay();
       else pane.paint();
@@ -229,15 +234,19 @@ class App {
 
   channels(unit, ledgers) {
     const row = this.picture.units.findIndex((other) => key(other) === key(unit));
-    const sign = has(this.flipped, unit) ? -1 : 1;
+    const reading = readingOf(this.picture, unit);
+    const flipped = has(this.flipped, unit);
     const ledger = ledgers && ledgers[key(unit)];
-    const panes = this.texts.map((text, i) => channel(text, row, sign, ledger && ledger[i]));
+    const panes = this.texts.map((text, i) => {
+      return channel(text, row, turnOf(reading, i, flipped), ledger && ledger[i]);
+    });
     const sizes = panes.flatMap(({ value, wrote }) => [largest(value), wrote ? largest(wrote) : 0]);
     const most = Math.max(...sizes, 0);
     const known = ledger ? 0 : (this.picture.scales[key(unit)] ?? 0);
     const full = this.picture.counts?.[key(unit)]; // a row that is never below 0
     const scale = full ?? (Math.max(most, known) || 1);
-    return { unit, sign, panes, ledger: !!ledger, scale, counts: !!full };
+    const counts = !!full || !reading.ends[0];
+    return { unit, reading, flipped, panes, ledger: !!ledger, scale, full, counts };
   }
 
   measure(style) {
@@ -252,13 +261,30 @@ class App {
   // What a screen reader says of a pane.
   describe(pane) {
     const { title, size } = pane.text;
-    const names = this.drawn.map(({ unit, sign }) => {
-      return this.label(unit) + (sign < 0 ? ", flipped" : "");
+    const names = this.drawn.map(({ unit, flipped }) => {
+      return this.label(unit) + (flipped ? ", flipped" : "");
     });
     const said =
       `${title || "text"}, ${size} characters, in the colours of ${names.join(", ")}; ` +
       "arrow keys move, Enter asks for top units";
     pane.view.setAttribute("aria-label", said);
+  }
+
+  // What stands above a pane: the text's name, the units drawn, the colours in words; and of a
+  // ledger the account.
+  entitle(pane) {
+    const [first] = this.drawn;
+    const several = this.panes.length > 1 ? `text ${pane.i + 1}` : "";
+    const names = this.drawn.map(({ unit }) => this.label(unit)).join(", ");
+    const title = [pane.text.title || several, names].filter(Boolean).join(" · ");
+    pane.entitle(title, first ? colourWords(first.reading, first.flipped) : "", first);
+  }
+
+  // Accounts are told by word or by character.
+  accountBy(by) {
+    this.by = by;
+    this.refresh();
+    for (const pane of this.panes) pane.box.querySelector(".skh-ways [aria-pressed=true]")?.focus();
   }
 
   showControls() {

@@ -50,17 +50,17 @@ export class Text {
 }
 
 // The state after the last byte of every mark.
-function states(text, row, sign) {
+function states(text, row, { sign, middle }) {
   const value = new Float32Array(text.size);
   const first = row * text.bytes.length;
   for (let g = 0; g < text.size; g++) {
-    value[g] = sign * text.values[first + text.stops[g] - 1];
+    value[g] = sign * (text.values[first + text.stops[g] - 1] - middle);
   }
   return { value };
 }
 
 // What every mark wrote into the unit, and what is left of that at the end.
-function account(text, sign, ledger) {
+function account(text, { sign, middle }, ledger) {
   const value = new Float32Array(text.size);
   const wrote = new Float32Array(text.size);
   const write = copied(Float32Array, ledger.write);
@@ -71,12 +71,12 @@ function account(text, sign, ledger) {
       value[g] += sign * write[t] * survive[t];
     }
   }
-  return { value, wrote, total: sign * ledger.total };
+  return { value, wrote, total: sign * (ledger.total - middle), cut: -sign * middle };
 }
 
-// What is drawn of one unit over one text: its states, or its ledger.
-export function channel(text, row, sign, ledger) {
-  return ledger ? account(text, sign, ledger) : states(text, row, sign);
+// What is drawn of one unit over one text, turned as its reading says: its states, or its ledger.
+export function channel(text, row, turn, ledger) {
+  return ledger ? account(text, turn, ledger) : states(text, row, turn);
 }
 
 export function largest(values) {

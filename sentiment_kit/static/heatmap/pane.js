@@ -1,12 +1,13 @@
 // One pane on the screen: a text in rows, of which only those exist that can be seen.
 
-import { element, key, words } from "./basics.js";
+import { accountLine } from "./account.js";
+import { element, words } from "./basics.js";
 import { bars, picture, tint } from "./colour.js";
 import { moved } from "./input.js";
 import { GAP, LINE, SPARE, rowOf, strip, wrap } from "./layout.js";
 
 export class Pane {
-  constructor(app, i, title) {
+  constructor(app, i) {
     this.app = app;
     this.i = i;
     this.rows = new Map(); // number of a row → its element
@@ -14,8 +15,10 @@ export class Pane {
     this.sheet = element("div", "skh-sheet");
     const attributes = { role: "group", "aria-roledescription": "heatmap" };
     this.view = element("div", "skh-view", { tabIndex: 0, attributes }, this.sheet);
-    const head = title ? [words("div", "skh-title", title)] : [];
-    this.box = element("div", "skh-pane", {}, ...head, this.view);
+    this.title = element("div", "skh-title");
+    this.account = element("div", "skh-account");
+    this.kept = undefined; // of a ledger: the marks that its account tells
+    this.box = element("div", "skh-pane", {}, this.title, this.account, this.view);
     this.listen();
   }
 
@@ -37,11 +40,19 @@ export class Pane {
     on("blur", () => this.mark());
   }
 
+  // What stands above the text; `first` is the unit that colours it.
+  entitle(title, colours, first) {
+    this.title.replaceChildren(words("span", "", title), " ", words("span", "skh-note", colours));
+    this.kept = undefined;
+    this.account.replaceChildren(...(first?.ledger ? accountLine(this, first) : []));
+  }
+
   set(text) {
     const { scrollTop, clientHeight, scrollHeight } = this.view;
-    const atEnd = this.text && scrollTop > 0 && scrollTop + clientHeight > scrollHeight - 4;
-    const grew = atEnd && text.size > this.text.size;
+    const atEnd = this.size && scrollTop > 0 && scrollTop + clientHeight > scrollHeight - 4;
+    const grew = atEnd && text.size > this.size;
     this.text = text;
+    this.size = text.size;
     this.view.dir = text.direction();
     this.at = Math.min(this.at, Math.max(0, text.size - 1));
     this.lay();
@@ -58,7 +69,7 @@ export class Pane {
   }
 
   get gutter() {
-    return this.app.drawn.length > 1 ? 34 : 0;
+    return this.app.drawn.length > 1 ? 46 : 0;
   }
 
   // Rows for the present width. Before the page shows the pane there is none, and the app asks
@@ -102,7 +113,7 @@ export class Pane {
   nameStrips(line) {
     line.style.paddingInlineStart = `${this.gutter}px`;
     this.app.drawn.forEach(({ unit }, k) => {
-      const name = words("span", "skh-gutter", key(unit));
+      const name = words("span", "skh-gutter", this.app.label(unit).replace(/^unit /, ""));
       name.setAttribute("aria-hidden", "true");
       name.style.top = `${LINE + k * strip(2)}px`;
       line.append(name);
@@ -139,7 +150,9 @@ export class Pane {
     if (!line.marks.length) return;
     const units = this.levels(line);
     line.marks.forEach((span, n) => {
-      const colour = tint(units[0].levels[n], this.app.palette);
+      const told = !this.kept || this.kept.has(Number(span.dataset.g));
+      span.classList.toggle("skh-dim", !told);
+      const colour = told ? tint(units[0].levels[n], this.app.palette) : "";
       if (span.colour !== colour) {
         span.colour = colour;
         span.style.backgroundColor = colour;

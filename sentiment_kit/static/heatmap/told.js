@@ -6,9 +6,11 @@ import { button, decoder, element, hex, key, number, words } from "./basics.js";
 import { bars, picture, tint } from "./colour.js";
 import { strip } from "./layout.js";
 import { percentile } from "./marks.js";
+import { endWords, standings } from "./readings.js";
 
-// The scale itself: eleven steps, as tints and as bars. What counts is never below 0.
-function ramp(palette, counts, sign) {
+// The scale itself, as tints and as bars. What counts is never below 0.
+function ramp(palette, counts, flipped) {
+  const sign = flipped ? -1 : 1;
   const steps = Array.from({ length: 11 }, (_, k) => (counts ? (sign * k) / 10 : k / 5 - 1));
   const edges = steps.map((_, k) => [11 * k, 11]);
   const swatches = steps.map((level) => {
@@ -21,25 +23,22 @@ function ramp(palette, counts, sign) {
   return element("span", "skh-ramp", { attributes }, ...swatches, drawn);
 }
 
-// The two ends of a scale, with the labels that they speak for, where the source names them.
-function endsOf(app, { unit, sign, scale, ledger, counts }) {
-  if (counts) return ["0", `${scale} or more`];
-  const ends = (!ledger && app.picture?.ends?.[key(unit)]) || null;
-  if (!ends) return [number(-scale), number(scale)];
-  const [below, above] = sign < 0 ? [ends[1], ends[0]] : ends;
-  return [`${below} (blue) ${number(-scale)}`, `${number(scale)} ${above} (orange)`];
+// The two ends of a scale: what each colour means, and the values there.
+function endsOf({ reading, flipped, scale, counts, full }) {
+  const [low, high] = endWords(reading, flipped);
+  if (counts) return ["0", `${full ? `${full} or more` : number(scale)} ${high || low}`];
+  return [`${low} ${number(-scale)}`, `${number(scale)} ${high}`];
 }
 
 function scaleLine(drawn, app) {
-  const { unit, sign, ledger, panes, counts } = drawn;
-  const name = app.label(unit) + (sign < 0 ? " (sign flipped)" : "");
-  const [low, high] = endsOf(app, drawn).map((end) => words("span", "", end));
-  const swatches = element("span", "skh-swatches", {}, low, ramp(app.palette, counts, sign), high);
+  const { unit, flipped, ledger, counts, reading } = drawn;
+  const name = app.label(unit) + (flipped ? " (sign flipped)" : "");
+  const [low, high] = endsOf(drawn).map((end) => words("span", "", end));
+  const steps = ramp(app.palette, counts, flipped);
+  const swatches = element("span", "skh-swatches", {}, low, steps, high);
   const parts = [words("span", "skh-name", name), swatches];
-  if (ledger) {
-    const sums = panes.map(({ total }) => number(total)).join(" and ");
-    parts.push(words("span", "skh-note", `all together ${sums}`));
-  }
+  const neutral = !ledger && !flipped && reading.neutral;
+  if (neutral) parts.push(words("span", "skh-note", neutral));
   return element("div", "skh-scale", {}, ...parts);
 }
 
@@ -49,7 +48,7 @@ export function explain(app) {
   if (app.drawn[0]?.ledger) {
     const said =
       "Ledger: colour and coloured bar are what is left of a character in the last value, " +
-      "the grey bar what it wrote.";
+      "the grey bar what it wrote. Characters that the account leaves out are dimmed.";
     parts.push(words("div", "skh-note", said));
   }
   if (app.waiting.length) {
@@ -78,7 +77,7 @@ function sortedValues(drawn) {
 // What one unit is at mark g: its name and three numbers.
 function facts(app, drawn, i, g, title) {
   const { value, wrote } = drawn.panes[i];
-  const flipped = drawn.sign < 0 ? " (flipped)" : "";
+  const flipped = drawn.flipped ? " (flipped)" : "";
   const name = app.label(drawn.unit) + flipped + title;
   if (wrote) {
     const moved = Math.abs(wrote[g]) > 1e-9;
@@ -141,13 +140,16 @@ export function inspect(app, pane, mark, live) {
   for (const other of same) other.mark(g);
   app.told.setAttribute("aria-live", live);
   const more = expected(app, pane, text.start(g));
-  app.told.replaceChildren(character(text, g), factsTable(app, same, g), ...more);
+  const parts = [character(text, g), factsTable(app, same, g), ...more];
+  app.told.replaceChildren(...parts, ...standings(app, pane, g));
 }
 
 function topButton(app, [unit, value, change], shownValue) {
-  const title = `unit ${unit}: value ${number(value)}, change ${number(change)}; click to draw it`;
+  const told = `value ${number(value)}, change ${number(change)}`;
+  const title = `${app.label(unit)}: ${told}; click to draw it`;
   const choose = () => app.choose(0, unit);
-  const node = button(`${unit}  ${number(shownValue)}`, title, choose);
+  const name = app.label(unit).replace(/^unit /, "");
+  const node = button(`${name}  ${number(shownValue)}`, title, choose);
   node.dataset.unit = unit;
   return node;
 }
