@@ -14,8 +14,9 @@ from sentiment_kit.model import fused_gates, kernel_loops
 from sentiment_kit.model.cpu_kernels import gates_forward
 from sentiment_kit.model.kernel_loops import Call, Kernel
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.model.mlstm import MLSTM, Reader
+from sentiment_kit.model.mlstm import MLSTM
 from sentiment_kit.model.pointwise import FusedForward, TorchForward, forward_parts, fused
+from sentiment_kit.model.reader import Reader
 from sentiment_kit.model.recurrence import run_backward, run_forward
 from sentiment_kit.model.tape import Inputs, Tape
 from sentiment_kit.model.vectors import Stream

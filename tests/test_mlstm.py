@@ -9,8 +9,9 @@ from sentiment_kit.data.files import KitError
 from sentiment_kit.model import language_model
 from sentiment_kit.model.cpu_kernels import Product, packing_works
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
-from sentiment_kit.model.mlstm import LSTM, MLSTM, MLSTMState, Reader
+from sentiment_kit.model.mlstm import LSTM, MLSTM, MLSTMState
 from sentiment_kit.model.norms import weight_norm
+from sentiment_kit.model.reader import Reader
 from sentiment_kit.model.recurrence import recurrence
 from sentiment_kit.model.reference import run_steps
 

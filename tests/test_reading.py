@@ -72,7 +72,7 @@ def test_one_row_is_not_packed_in_fp32():
     w_IO = torch.randn(8, 4)
     assert Product(w_IO, 1).packed is None
     assert (Product(w_IO, 2).packed is not None) == packing_works(torch.float32)
-    assert len(writing_products(16, "fp32")()) == 3
+    assert writing_products(16, "fp32")()[1].shape == (1, 256)
 
 
 def test_chunks_are_the_lanes_in_order():

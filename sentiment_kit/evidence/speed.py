@@ -7,7 +7,7 @@ __all__ = ['PRODUCTS', 'SIZES', 'COLOURS', 'Run', 'time_in_turns', 'in_turns', '
            'reading_runs', 'compare_reading', 'naive_writing', 'compare_writing', 'row_figures', 'speed_table',
            'bar_labels', 'speed_figure']
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #937488d6eae24ab9b03e33e442bb6bf6
+# %% ../../nbs/lib/evidence/90_speed.ipynb #330ab2b303c04fbebbfa5a7287c75f03
 import math
 import statistics
 import time
@@ -29,6 +29,7 @@ from ..model.generate import generate
 from ..model.language_model import LanguageModel, LanguageModelConfig
 from ..model.loss import cross_entropy
 from ..model.reading import encode_texts
+from ..training.machine import keep_freed_memory
 from ..training.step import clip_gradients
 from ..transfer.features import ByteFeaturizer
 
@@ -74,12 +75,13 @@ def in_turns(
         row |= dict(rounds=rounds, of_floor=row["bytes_per_s"] / bound[row["precision"]])
     return rows
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #7cdc8c89c7104fffa095e18ddfef8986
+# %% ../../nbs/lib/evidence/90_speed.ipynb #bbc6c8df993545f9852a79c962d04f27
 def training_step(
     model: nn.Module,  # ids_BT -> logits_BTV, or a tuple that begins with them
     ids_BT: torch.Tensor,  # bytes; each is asked for the one after it
 ) -> Callable[[], float]:  # runs one step, returns its loss in nats
     "A step of training `model` on one batch, again and again."
+    keep_freed_memory()  # as the trainer does
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
     def run() -> float:

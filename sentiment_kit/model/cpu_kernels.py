@@ -25,10 +25,10 @@ def _pack(
     "A matrix in oneDNN's own layout."
     return torch.ops.mkldnn._reorder_linear_weight(w_IO.t().contiguous(), rows)
 
-# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #81ab169ce17642a2ae4ce34529b517e8
+# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #cce89c28b4864be79c26b3916e47d53b
 def _linear(x_BI: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
     "x_BI @ w_IO, by the packed w."
-    return torch.ops.mkldnn._linear_pointwise(x_BI, packed, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.default(x_BI, packed, None, "none", [], "")
 
 # %% ../../nbs/lib/model/30_cpu_kernels.ipynb #59edc9f3bc184b90bb6faab2d6fc4952
 @cache
@@ -72,7 +72,7 @@ def packs_rows(
         return False
     return dtype in (torch.float32, torch.bfloat16) and packing_works(dtype)
 
-# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #95c9c4d590354e9eb96f89d29303d65f
+# %% ../../nbs/lib/model/30_cpu_kernels.ipynb #49bd840c89b6483b9ab17736f6b94432
 class Product:
     "`x_BI @ w_IO` for one fixed `w_IO`; operands and result have the storage dtype."
 
@@ -95,7 +95,8 @@ class Product:
         self,
         x_BI: torch.Tensor,  # in the storage dtype, or wider
     ) -> torch.Tensor:  # y_BO in the storage dtype
-        x_BI = x_BI.to(self.dtype)
+        if x_BI.dtype != self.dtype:
+            x_BI = x_BI.to(self.dtype)
         if self.packed is not None:
             return _linear(x_BI, self.packed)
         return (x_BI.to(self.wide) @ self.w_IO).to(self.dtype)

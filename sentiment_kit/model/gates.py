@@ -102,7 +102,7 @@ def layer_inputs(reader: ModelReader, layer: int, ids_K: torch.Tensor) -> torch.
     "What the layer read in the piece of text that `reader` read last."
     if layer:
         return reader.tapes[layer - 1].h[1:, 0]
-    return reader.model.embed.weight[ids_K]
+    return reader.embed_VE[ids_K]
 
 # %% ../../nbs/lib/model/77_gates.ipynb #e1e8017b011042cc90bd011a5e936031
 def piece_of_gates(
@@ -131,7 +131,7 @@ def record_gates(
     "Gates and cells of some units while a text is read; memory does not depend on H x T."
     layer = check_request(model, encoded, units, layer, reset_T)
     reader = model.prepare(1)
-    unit_gates = UnitGates(reader.weights[layer], units, model.rnn.precision)
+    unit_gates = UnitGates(reader.layers[layer].weights, units, model.rnn.precision)
     ids_BT, reset_BT = as_lane(encoded, reset_T, model.head.bias.device)
     state = model.rnn.initial_state(1) if state is None else state
     first_U = state.c_LBH[layer, 0, units]

@@ -6,7 +6,7 @@
 __all__ = ['PROMPT_BYTES', 'encode_prompt', 'align_prompts', 'prefill', 'pair_lanes', 'check_bytes', 'check_sampling', 'stream',
            'decode_pieces', 'as_text', 'generate', 'generate_batch', 'written_bits']
 
-# %% ../../nbs/lib/model/80_generate.ipynb #25b49e4f38ec4f3dbd5a985d48a0defd
+# %% ../../nbs/lib/model/80_generate.ipynb #0545f8df220048b89f07817698ea7fbd
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -21,6 +21,7 @@ from ..data.text import encode, find_preset
 from .clamp import Clamp, clamp_rows, hold_units
 from .language_model import LanguageModel, ModelReader
 from .reading import as_model, text_bits
+from .ready_weights import ready_reader
 from .sampling import gumbel_noise, keep_likely, pick
 
 # %% ../../nbs/lib/model/80_generate.ipynb #4bf862d8a11447d5a0e1b0e2abd8c264
@@ -103,16 +104,16 @@ def check_sampling(
     if not ramp >= 0:
         raise KitError(f"ramp is {ramp}; use 0 (at once) or a number of bytes")
 
-# %% ../../nbs/lib/model/80_generate.ipynb #f449d17b12a64187a1be40be96d64584
+# %% ../../nbs/lib/model/80_generate.ipynb #ec30435276b640b49955d24e4e734b6e
 @torch.no_grad()
 def _write(model, encoded, n_bytes, seeds, temperature, top_k, top_p, held, ramp):
     "The bytes of `stream`, whose arguments are checked and encoded; `held` as of `clamp_rows`."
     device = model.head.bias.device
-    reader = model.prepare(len(encoded))
+    reader = ready_reader(model, len(encoded))
     held = None if held is None else [rows.to(device) for rows in held]
     ids_B1, state = prefill(reader, encoded, device)
     for t, noise_BV in enumerate(islice(gumbel_noise(seeds, device), n_bytes), 1):
-        _, _, state = reader.states(ids_B1, state)
+        state = reader.next_state(ids_B1, state)
         if held is not None:
             state = hold_units(state, *held, share=min(1.0, t / max(1, ramp)))
         logits_BV = reader.next_logits(state)

@@ -7,7 +7,7 @@ __all__ = ['BUNDLED', 'WEIGHTS', 'LanguageModelConfig', 'head_dtype', 'row_logit
            'fresh_embedding', 'pretrained_folder', 'stated_config', 'save_weights', 'read_config', 'check_layers',
            'weight_versions', 'remember_folder', 'folder_of', 'LanguageModel', 'ModelReader']
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #36bb8fc578684cec92ac29b2f514a026
+# %% ../../nbs/lib/model/70_language_model.ipynb #35f18cd67a1548f08f51e58e27a303ea
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -24,7 +24,8 @@ from ..data.template import BODY, Template
 from ..data.text import PRESETS
 from .cpu_kernels import linear, storage_dtype
 from .gpu_products import fp32_product
-from .mlstm import LSTM, MLSTM, MLSTMState, Reader
+from .mlstm import LSTM, MLSTM, MLSTMState
+from .reader import Reader
 from .weights import load_weights, read_array_shapes
 
 # %% ../../nbs/lib/model/70_language_model.ipynb #e9dcf95ef305487cbb525d77dd98b1fa
@@ -46,7 +47,7 @@ class LanguageModelConfig:
         check_fields(self)
         object.__setattr__(self, "template", Template(self.template).text)
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #8f1bd7c4f08448b1bc60dad04830df1d
+# %% ../../nbs/lib/model/70_language_model.ipynb #f4fd94d9ebc749eab15a74a70a7eb207
 class _RoundedLinear(torch.autograd.Function):
     "h w^T with both operands in storage precision; sums and result are fp32, forward and backward."
 
@@ -58,6 +59,7 @@ class _RoundedLinear(torch.autograd.Function):
         return fp32_product(h_NH, w_VH.t())
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, d_NV):
         h_NH, w_VH = ctx.saved_tensors
         d_NV = d_NV.to(h_NH.dtype)
@@ -237,20 +239,20 @@ class LanguageModel(nn.Module):
         verify_table(folder, stated)
         return remember_folder(model.to(device).eval(), folder)
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #165758bec06b41eea27585da6633709d
+# %% ../../nbs/lib/model/70_language_model.ipynb #672101f9fcd04abb90cabd82a86a1c4c
 class ModelReader(Reader):
     "A frozen `LanguageModel`, ready for `n_lanes` texts; later changes of weights are not seen."
 
     def __init__(self, model: LanguageModel, n_lanes: int):
         super().__init__(model.rnn, n_lanes, model.embed.weight)
-        self.model = model
+        self.head = model.head
         self.w_VH = model.head.weight.detach()
         self.w_VH = self.w_VH.to(head_dtype(self.w_VH, model.rnn.precision) or self.w_VH.dtype)
 
     @torch.no_grad()
     def next_logits(self, state: MLSTMState) -> torch.Tensor:  # logits_BV
         "Logits of the byte after a state; the head's weights were rounded once."
-        return row_logits(self.w_VH, self.model.head.bias, state.h_LBH[-1], self.rnn.precision)
+        return row_logits(self.w_VH, self.head.bias, state.h_LBH[-1], self.rnn.precision)
 
     @torch.no_grad()
     def logits(
@@ -261,4 +263,4 @@ class ModelReader(Reader):
     ) -> tuple[torch.Tensor, MLSTMState]:  # logits_BTV for the byte after each, last state
         "What `LanguageModel.forward` returns."
         h_BTH, _, state = self.states(ids_BT, state, reset_BT)
-        return self.model.logits(h_BTH), state
+        return head_logits(self.head, h_BTH, self.rnn.precision), state

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MLSTMState', 'stacked', 'uniform_start', 'column_lengths', 'input_rows', 'RecurrentLayer', 'check_inputs',
-           'any_resets', 'time_major', 'RecurrentStack', 'MLSTM', 'LSTM', 'ready_products', 'Reader']
+           'any_resets', 'time_major', 'RecurrentStack', 'MLSTM', 'LSTM']
 
-# %% ../../nbs/lib/model/60_mlstm.ipynb #979ee1d006d84d32a55e1077b19eba33
+# %% ../../nbs/lib/model/60_mlstm.ipynb #a1a5d76fa5d742bc975b0c77aba32b64
 import math
 from typing import NamedTuple
 
@@ -14,11 +14,8 @@ import torch
 from torch import nn
 
 from ..data.files import KitError
-from .cpu_kernels import Product
-from .gpu_graphs import ReadyWeights
 from .norms import weight_norm
-from .recurrence import ByteStep, kernel_set, low_rows, recurrence
-from .tape import Inputs, States
+from .recurrence import recurrence
 
 # %% ../../nbs/lib/model/60_mlstm.ipynb #8edb47106e1a46a883d545849b8ab81b
 class MLSTMState(NamedTuple):
@@ -199,61 +196,3 @@ class LSTM(RecurrentStack):
     "LSTM (Hochreiter & Schmidhuber 1997, with forget gate), same interface as `MLSTM`."
 
     multiplicative = False
-
-# %% ../../nbs/lib/model/60_mlstm.ipynb #30a195b02320432c8e24bb16fbb97e61
-def ready_products(w: dict[str, torch.Tensor], rows: int, precision: str, tables=()) -> tuple:
-    "w_h and w_mh (None for an LSTM) of one layer, packed on a CPU, laid ready once on CUDA."
-    pair = (w["w_h"], w.get("w_mh"))
-    if w["b"].is_cuda and w["b"].dtype == torch.float32:
-        ready = ReadyWeights(*pair, precision, *tables)
-        return tuple(None if w_IO is None else ready for w_IO in pair)
-    if w["b"].device.type != "cpu":
-        return pair
-    return tuple(None if w_IO is None else Product(w_IO, rows, precision) for w_IO in pair)
-
-# %% ../../nbs/lib/model/60_mlstm.ipynb #303ba19524a341edbec51cc0d82fc475
-class Reader:
-    "A stack made ready to read `n_lanes` texts side by side, again and again, without gradients."
-
-    @torch.no_grad()
-    def __init__(self, rnn: RecurrentStack, n_lanes: int, embed_VE: torch.Tensor | None = None):
-        self.rnn = rnn
-        self.embed_VE = embed_VE
-        self.weights = [layer.effective() for layer in rnn.layers]
-        self.tables = None
-        if embed_VE is not None:
-            zx, mx = input_rows(self.weights[0], embed_VE)
-            self.tables = (zx, low_rows(mx, rnn.precision))
-        tables = [self.tables or ()] + [()] * (rnn.n_layers - 1)
-        self.products = [
-            ready_products(w, n_lanes, rnn.precision, rows)
-            for w, rows in zip(self.weights, tables, strict=True)
-        ]
-        self.tapes: list = [None] * rnn.n_layers  # the states of the last call, layer by layer
-        self.steps: list = [None] * rnn.n_layers  # a `ByteStep` each, once single bytes are read
-
-    def _read_byte(self, k: int, inputs: tuple) -> States:
-        zx, mx, *rest = inputs
-        given = Inputs(zx, low_rows(mx, self.rnn.precision), *rest)
-        if self.steps[k] is None or self.steps[k].given.h_BH.shape != given.h_BH.shape:
-            self.steps[k] = ByteStep(given)
-        return self.steps[k](given)
-
-    @torch.no_grad()
-    def states(self, x, state=None, reset_BT=None, layer: int = -1) -> tuple:
-        "h_BTH and c_BTH of `layer`, good until the next call; then the state to go on from."
-        state = self.rnn.initial_state(x.shape[0]) if state is None else state
-        x_TB, ids_TB, reset_TB = time_major(x, state, reset_BT, self.embed_VE)
-        run_forward, _ = kernel_set(state.h_LBH)
-        for k, (h_BH, c_BH) in enumerate(zip(*state, strict=True)):
-            rows = input_rows(self.weights[k], x_TB) if ids_TB is None else self.tables
-            inputs = (*rows, *self.products[k], h_BH, c_BH, ids_TB, reset_TB, self.rnn.precision)
-            if x.shape[1] == 1 and reset_TB is None and isinstance(self.products[k][0], Product):
-                self.tapes[k] = self._read_byte(k, inputs)
-            else:
-                self.tapes[k] = run_forward(*inputs, over=self.tapes[k])
-            x_TB = self.tapes[k].h[1:]
-            ids_TB = None
-        seen = self.tapes[layer]
-        last = stacked([(tape.h[-1], tape.c[-1]) for tape in self.tapes])
-        return seen.h[1:].transpose(0, 1), seen.c[1:].transpose(0, 1), last

@@ -76,7 +76,7 @@ def column_dot(
         total_O += torch.mul(a_KO, b_KO, out=product_KO[: len(a_KO)]).sum(0)
     return total_O
 
-# %% ../../nbs/lib/model/05_norms.ipynb #3ed186c9a28b402fb0bc4494df01f08d
+# %% ../../nbs/lib/model/05_norms.ipynb #786bea7a82e442579e988b3c5f938928
 class _WeightNorm(torch.autograd.Function):
     "The formula of `weight_norm` with its gradient written out: two passes over the matrix."
 
@@ -88,6 +88,7 @@ class _WeightNorm(torch.autograd.Function):
         return v_IO * (g_O * s_O)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, dw_IO):
         v_IO, g_O, s_O, free_O = ctx.saved_tensors
         a_O = column_dot(v_IO, dw_IO)

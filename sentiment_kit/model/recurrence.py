@@ -6,14 +6,20 @@
 __all__ = ['step_forward', 'walk_forward', 'low_rows', 'run_forward', 'ByteStep', 'transposed_products', 'weight_gradient',
            'states_before', 'recurrent_gradients', 'run_backward', 'kernel_set', 'recurrence']
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #224b8ad509f84b72b69444dba9c26fb2
+# %% ../../nbs/lib/model/50_recurrence.ipynb #333011db2e644d0a8f68a287af5619bc
 from functools import partial
 from typing import Any
 
 import torch
 
 from . import gpu_graphs
-from .cpu_kernels import PRECISIONS, Product, storage_dtype, transposed_product
+from sentiment_kit.model.cpu_kernels import (
+    PRECISIONS,
+    Product,
+    packs_rows,
+    storage_dtype,
+    transposed_product,
+)
 from sentiment_kit.model.pointwise import (
     FusedForward,
     TorchForward,
@@ -53,14 +59,14 @@ def walk_forward(given: Inputs, room: States | Tape) -> States | Tape:
         step_forward(t, by_h, by_mh, parts)
     return room
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #96bae4ba2b0c4d94b089d1ab254fa781
+# %% ../../nbs/lib/model/50_recurrence.ipynb #973ff803bd5f444b8d01c6ed8df24975
 def low_rows(mx: torch.Tensor | None, precision: str) -> torch.Tensor | None:
-    "The rows for m in storage precision, as all that enters a product."
+    "The rows for m, or a matrix, in storage precision, as all that enters a product."
     if mx is None or mx.dtype == PRECISIONS[precision]:
         return mx
     return mx.to(storage_dtype(precision, mx))
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #95bd2e8e361644a486a417ad3e0b708f
+# %% ../../nbs/lib/model/50_recurrence.ipynb #29d626059c92462a9f8052c5c00eb480
 def run_forward(
     zx: torch.Tensor,  # rows for the gates: x W_x + b, a table [V,4H] or [T,B,4H]
     mx: torch.Tensor | None,  # rows for m: x W_mx, [V,H] or [T,B,H]; None makes it an LSTM
@@ -75,6 +81,8 @@ def run_forward(
     over: States | None = None,  # of an earlier piece that is not needed any more: overwritten
 ) -> Tape | States:  # h and c [T+1,B,H]; a `Tape` where kept
     "All steps forward, without autograd."
+    if keep and packs_rows(storage_dtype(precision, h_BH), len(h_BH)):
+        w_h, w_mh = (low_rows(w_IO, precision) for w_IO in (w_h, w_mh))  # once for both ways
     given = Inputs(zx, low_rows(mx, precision), w_h, w_mh, h_BH, c_BH, ids_TB, reset_TB, precision)
     return walk_forward(given, Tape(given) if keep else room_for_states(given, over))
 
@@ -201,7 +209,18 @@ class _Recurrence(torch.autograd.Function):
         ctx.tape = None
         return *ctx.run_backward(tape, dh_TBH, dc_BH), None, None, None
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #a7746333a5684c3fa5ef76beb7fb9d76
+# %% ../../nbs/lib/model/50_recurrence.ipynb #6f24b2b7263e462babe54cc82d6face5
+def _learn_or_read(*given) -> tuple[torch.Tensor, torch.Tensor]:
+    "The recurrence, with a tape or without."
+    if torch.is_grad_enabled():
+        return _Recurrence.apply(*given)
+    run = kernel_set(given[4])[0](*given)
+    return run.h[1:], run.c[-1]
+
+
+_whole = torch._disable_dynamo(_learn_or_read)
+
+# %% ../../nbs/lib/model/50_recurrence.ipynb #224ce32b49b74071b7330854e9869f7c
 def recurrence(
     zx: torch.Tensor,  # x W_x + b: a table [V,4H] looked up by ids_TB, or [T,B,4H]
     mx: torch.Tensor | None,  # x W_mx: [V,H] or [T,B,H]; None for an LSTM
@@ -215,7 +234,5 @@ def recurrence(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # h_TBH after every byte, c_BH after the last
     "mLSTM or LSTM over a sequence (Krause et al. 2016), differentiable (once) in every float."
     given = (zx, mx, w_h, w_mh, h_BH, c_BH, ids_TB, reset_TB, precision)
-    if torch.is_grad_enabled():
-        return _Recurrence.apply(*given)
-    run = kernel_set(h_BH)[0](*given)
-    return run.h[1:], run.c[-1]
+    closed = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return _whole(*given) if closed else _learn_or_read(*given)

@@ -48,7 +48,12 @@ from .fp16 import scaler_for
 from .group import joined_group, refuse_torchrun
 from .launcher import run_processes
 from .log import LogMetrics
-from .machine import check_precision, environment, pick_device
+from sentiment_kit.training.machine import (
+    check_precision,
+    environment,
+    keep_freed_memory,
+    pick_device,
+)
 from .part_weights import weights_by_number
 from sentiment_kit.training.preflight import (
     check_learnt,
@@ -202,6 +207,8 @@ class Trainer:
     def fit(self) -> Path:  # the run folder
         "Train to the end; raises `Stopped` when asked to stop before."
         run = self.run
+        if self.device.type == "cpu":
+            keep_freed_memory()
         with listen_for_stop(partial(hear_stop, self)):
             if not show_start(self):
                 raise Stopped(f"{self.asked or BY_ANOTHER} before the first step; nothing is lost")

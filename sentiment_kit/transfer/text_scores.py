@@ -7,7 +7,7 @@ __all__ = ['PIECE', 'SURPRISE', 'Scorer', 'found_unit', 'open_scorer', 'read_onc
            'default_units', 'score_piece', 'scores_key', 'stream_scores', 'TextScores', 'drawn', 'answers_of',
            'score_texts']
 
-# %% ../../nbs/lib/transfer/98_text_scores.ipynb #fd7e1467b057461ab5aa379b9c54878c
+# %% ../../nbs/lib/transfer/98_text_scores.ipynb #c2ab0c4589bf4b508049d02e6293c1dc
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..data.checked_arrays import stored_array
 from ..data.files import digest, note
 from ..model.lanes import chunk_bytes, lay_out
-from ..model.language_model import LanguageModel, pretrained_folder
+from ..model.language_model import LanguageModel, folder_of, pretrained_folder
 from sentiment_kit.model.reading import (
     ModelStates,
     add_nats,
@@ -142,11 +142,11 @@ def unit_column(scorer: Scorer, unit: int) -> ScoreColumn:
         return ScoreColumn(f"vote_{unit}", f"vote of {called}", "votes bad", "votes good")
     return ScoreColumn(f"unit_{unit}", called, "below 0", "above 0")
 
-# %% ../../nbs/lib/transfer/98_text_scores.ipynb #ceab73d5f3ae4d23a4ea33433848b5fc
+# %% ../../nbs/lib/transfer/98_text_scores.ipynb #ca9784162b6c4f84932753248d1ff0d1
 def default_units(scorer: Scorer, most: int = 3) -> list[int]:
     "The unit that was found, and those that somebody named."
     found = [scorer.neuron.unit] if scorer.neuron else []
-    folder = scorer.model.folder
+    folder = folder_of(scorer.model)
     notes = read_notes(folder) if scorer.titles and folder else {}
     named = [unit for unit, told in notes.items() if told.name]
     return list(dict.fromkeys(found + named))[:most]

@@ -36,7 +36,7 @@ def forget_gates(
     "The forget gates of the piece of text that `reader` read last."
     h_TBH = reader.tapes[layer].h[:-1].masked_fill(reset_BT.t()[..., None], 0)
     below = reader.tapes[layer - 1].h[1:] if layer else None
-    x_TBD = reader.model.embed.weight[ids_BT.t()] if below is None else below
+    x_TBD = reader.embed_VE[ids_BT.t()] if below is None else below
     return gates(x_TBD.flatten(0, 1), h_TBH.flatten(0, 1))[1].unflatten(0, h_TBH.shape[:2])
 
 # %% ../../nbs/lib/transfer/57_time_constants.ipynb #693430777a494e509f898d6599e40ad6
@@ -59,7 +59,9 @@ def mean_losses(
     "What each unit loses at a byte, its first of each text not counted: nothing was there to lose."
     B, n_steps = laid.ids_BT.shape
     reader = model.prepare(B)
-    gates = UnitGates(reader.weights[layer], range(model.config.hidden_size), model.rnn.precision)
+    gates = UnitGates(
+        reader.layers[layer].weights, range(model.config.hidden_size), model.rnn.precision
+    )
     ids_BT, reset_BT, counted_BT = lanes_on(laid, model.head.bias.device)
     total_H = torch.zeros(model.config.hidden_size, dtype=torch.float64, device=ids_BT.device)
     state = None

@@ -6,7 +6,7 @@
 __all__ = ['NOTES', 'LONGEST', 'UnitGuess', 'UnitNote', 'NotesFile', 'check_words', 'check_units', 'weights_sha', 'own_path',
            'notes_path', 'read_notes', 'write_notes', 'name_unit', 'unit_titles']
 
-# %% ../../nbs/lib/transfer/66_unit_notes.ipynb #fdcc116c
+# %% ../../nbs/lib/transfer/66_unit_notes.ipynb #8c20e47a6ae44382a6bb08dae625dd34
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from sentiment_kit.model.language_model import (
     BUNDLED,
     WEIGHTS,
     LanguageModel,
+    folder_of,
     pretrained_folder,
     read_config,
 )
@@ -163,13 +164,13 @@ def name_unit(
     told = UnitNote(name, old.note if words is None else words, old.guess)
     return write_notes(model, {unit: told})
 
-# %% ../../nbs/lib/transfer/66_unit_notes.ipynb #0372b198
+# %% ../../nbs/lib/transfer/66_unit_notes.ipynb #4b34f9a4b23d4f939356b5c9cd3b707a
 def unit_titles(model: object) -> dict[int, str]:
     "What the units of a model are called, those that have a note."
     if isinstance(model, ModelStates):
         on_top = model.layer in (-1, model.model.config.n_layers - 1)
         model = model.model if on_top and model.state == "cell" else None
-    folder = model.folder if isinstance(model, LanguageModel) else model
+    folder = folder_of(model) if isinstance(model, LanguageModel) else model
     if not isinstance(folder, str | Path):
         return {}
     try:
