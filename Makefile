@@ -32,7 +32,7 @@ test: setup  ## every notebook and guard but the slow ones and those that need a
 slow: setup  ## the tests left out above: wheel in a clean environment, long notebooks
 	$(BIN)/python -m pytest -m 'slow and not cuda' tests
 
-sync: setup  ## after editing notebooks: format, clean, export the package, write the README
+sync: setup  ## after editing notebooks: format, clean, a PNG beside each figure, export the package, write the README
 	$(BIN)/ruff check --fix-only --quiet nbs tests setup.py
 	$(BIN)/ruff format --quiet nbs tests setup.py
 	$(BIN)/python tests/sync.py

@@ -46,11 +46,10 @@ def standard_layout(
     margin: dict | None = None,  # pixels: l, r, t, b
     **layout,  # anything else that plotly's update_layout takes
 ) -> "go.Figure":
-    "The kit's template, size and margins, on the same figure."
+    "The kit's template, colours, size and margins, on the same figure."
     margin = dict(l=60, r=20, t=30, b=50) | (margin or {})
-    return figure.update_layout(
-        template="plotly_white", width=width, height=height, margin=margin, **layout
-    )
+    layout = dict(template="plotly_white", colorway=SERIES) | layout
+    return figure.update_layout(width=width, height=height, margin=margin, **layout)
 
 
 def see_through(

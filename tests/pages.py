@@ -2,15 +2,19 @@
 
 python tests/pages.py [out/RUN …]: with the executed notebooks of these runs. Plotly is there once,
 for all pages; equations are turned into MathML, which browsers draw themselves. One page is alive:
-play.html holds the bundled model, with a byte a weight, so that the site stays small.
+play.html holds the bundled model, with a byte a weight, so that the site stays small; pages with a
+heatmap that was alive in the notebook open it where they stand. index.html says what to open first;
+the README is readme.html. The search is pages.js with the index of pages_search.py.
 """
 
+import html
 import os
 import re
 import shutil
 import sys
+from base64 import b64decode
 from collections.abc import Callable
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 
 import nbformat
@@ -19,6 +23,7 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from pages_search import opening, page_entry, search_index
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
@@ -30,6 +35,7 @@ from sentiment_kit.data.files import publish_folder
 from sentiment_kit.looking.live_page import save_live_page
 
 PLAY = Path("play.html")  # the live page
+START, README = Path("index.html"), Path("readme.html")
 NBS, OUT = ROOT / "nbs", ROOT / "out" / "docs"
 STAGES = ("data", "model", "training", "transfer", "evidence", "looking")
 SECTIONS = {
@@ -40,6 +46,26 @@ SECTIONS |= {f"lib/{stage}": f"Library: {stage}" for stage in STAGES}
 SECTIONS |= {"lib": "Library: above and below", "runs": "Run notebooks"}
 CODE_STYLES = ("default", "github-dark")  # for a light and for a dark page
 PLOTLY = "application/vnd.plotly.v1+json"
+FIRST = {  # what to open first: a picture of nbs/images, or the page's own first figure
+    "play.html": "heatmap.png",
+    "tour/93_the_sentiment_neuron.html": "map.png",
+    "tour/91_inside_the_mlstm.html": None,
+    "readme.html": "loss.png",
+}
+STAGE_CARDS = {  # a stage: its picture and what is in it
+    "data": ("data_flow.svg", "from files to texts, from texts to a corpus, from there to batches"),
+    "model": ("sizes.png", "the mLSTM, slow and fast; the language model; writing"),
+    "training": ("speed.png", "checkpoints, half precision, several processes, the budget"),
+    "transfer": ("neuron.png", "features, the probe, the neuron, the classifier"),
+    "evidence": ("gap.png", "controls, intervals, steering judged from outside, the loss gap"),
+    "looking": ("map.png", "ledger, heatmap, loss explorer, map of units"),
+}
+LIVE = re.compile(
+    r"\bHeatmap(?:Widget|View) object|^SteeringPanel\("
+)  # what stands for a widget in plain text
+SEARCH = """<form role="search" hidden><label for="search">Search <kbd>/</kbd></label>
+<input id="search" type="search" autocomplete="off" spellcheck="false" aria-controls="found">
+<p id="found-said" role="status"></p><ul id="found"></ul></form>"""  # search.js shows it
 PAGE = """{%- extends 'lab/base.html.j2' -%}
 {%- block header -%}
 <!DOCTYPE html>
@@ -53,9 +79,14 @@ PAGE = """{%- extends 'lab/base.html.j2' -%}
 </head>
 {%- endblock -%}
 {%- block body_header -%}
-<body><nav aria-label="Pages">{{ resources.nav }}</nav><main>
+<body><a class="skip" href="#main">To the text</a>
+<nav aria-label="Pages">
+{{ resources.search }}
+{{ resources.nav }}</nav><main id="main" tabindex="-1">
 {%- endblock -%}
-{%- block body_footer -%}</main></body>{%- endblock -%}
+{%- block body_footer -%}</main>
+<script src="{{ resources.up }}search.js" data-root="{{ resources.up }}"></script>
+</body>{%- endblock -%}
 {%- block footer -%}</html>{%- endblock -%}
 """
 
@@ -88,6 +119,8 @@ class Renderer(IPythonRenderer):
             return url
         name, mark, anchor = url.partition("#")
         source = (NBS / self.page.parent / name).resolve()
+        if source == NBS / "index.ipynb":
+            return os.path.relpath(README, self.page.parent) + mark + anchor
         if source.is_dir() and any(source.glob("*.ipynb")):
             source = min(source.glob("*.ipynb"))  # a stage: its first room
         place = source.relative_to(NBS) if source.is_relative_to(NBS) else Path(source.name)
@@ -110,7 +143,7 @@ def listing(folder: Path) -> nbformat.NotebookNode:
     )
 
 
-def prepare(notebook: nbformat.NotebookNode) -> bool:
+def prepare(notebook: nbformat.NotebookNode, up: str = "") -> bool:
     "Drop directives and machine paths, tag exported cells, turn figures into HTML. Are there any?"
     numbers = count()
     notebook.cells = [
@@ -125,6 +158,8 @@ def prepare(notebook: nbformat.NotebookNode) -> bool:
                 r'"/[^"\n]*/(?=[^"/\n]+")', '"…/', cell.source
             )  # what was where on some machine
         for output in cell.get("outputs", []):
+            if LIVE.search(output.get("data", {}).get("text/plain", "")):
+                output.data["text/html"] = output.data.get("text/html", "") + live_frame(up)
             if figure := output.get("data", {}).pop(PLOTLY, None):
                 parts = dict(
                     include_plotlyjs=False,
@@ -139,15 +174,70 @@ def prepare(notebook: nbformat.NotebookNode) -> bool:
 
 
 def navigation(pages: list[Path], here: Path) -> str:
-    "Links to all pages, a heading for each folder."
-    lines, folder = [], Path()
-    for page in pages:
-        if page.parent != folder:
-            folder = page.parent
-            lines.append(f"<h2>{SECTIONS.get(folder.as_posix(), f'run {folder.name}')}</h2>")
-        current = ' aria-current="page"' if page == here else ""
-        lines.append(f'<a href="{os.path.relpath(page, here.parent)}"{current}>{page.stem}</a>')
-    return "\n".join([*lines, "<p>Code with such an edge is exported to the package.</p>"])
+    "Links to all pages; of the folders, the one that is read and the short ones are open."
+    parts = []
+    for folder, group in groupby(pages, lambda page: page.parent):
+        links = []
+        for page in group:
+            current = ' aria-current="page"' if page == here else ""
+            name = dict(index="start").get(page.stem, page.stem)
+            links.append(f'<a href="{os.path.relpath(page, here.parent)}"{current}>{name}</a>')
+        if folder == Path():
+            parts += links
+            continue
+        heading = SECTIONS.get(folder.as_posix(), f"run {folder.name}")
+        is_open = " open" if folder == here.parent or folder.name in ("pages", "tour") else ""
+        listed = "\n".join(links)
+        parts.append(f"<details{is_open}><summary>{heading}</summary>\n{listed}\n</details>")
+    return "\n".join([*parts, "<p>Code with such an edge is exported to the package.</p>"])
+
+
+def card(link: str, title: str, line: str, picture: str) -> str:
+    "A link with a picture that only repeats what the words say."
+    words = f"<b>{html.escape(title)}</b><span>{html.escape(line)}</span>"
+    return f'<a class="card" href="{link}"><img src="{picture}" alt="">{words}</a>'
+
+
+def first_picture(notebook: nbformat.NotebookNode, path: Path) -> str:
+    "Write the PNG of a notebook's first figure; its address in the site."
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    png = next(o.data["image/png"] for o in outputs if "image/png" in o.get("data", {}))
+    path.write_bytes(b64decode(png))
+    return f"images/{path.name}"
+
+
+def start_page(pages: dict[Path, nbformat.NotebookNode], site: Path) -> nbformat.NotebookNode:
+    "What to open first, then the stages of the library, as a notebook of one cell."
+    told = {page.as_posix(): opening(notebook) for page, notebook in pages.items()}
+    told["play.html"] = ("Play", "Type a review, and see what the units of a model make of it.")
+    title, line = told["readme.html"]
+    told["readme.html"] = (
+        "The whole story",
+        "What it is, two commands, five results, its limits.",
+    )
+    first = []
+    for link, name in FIRST.items():
+        own = site / "images" / Path(link).with_suffix(".png").name
+        picture = f"images/{name}" if name else first_picture(pages[Path(link)], own)
+        first.append(card(link, *told[link], picture))
+    stages = [
+        card(next(p for p in told if p.startswith(f"lib/{stage}/")), stage, words, f"images/{name}")
+        for stage, (name, words) in STAGE_CARDS.items()
+    ]
+    source = [
+        f"# {title}\n\n> {line}\n\n## Open first\n",
+        f'<div class="cards">{"".join(first)}</div>\n',
+    ]
+    wide = f'<div class="cards wide">{"".join(stages)}</div>'
+    source += ["## The library, stage by stage\n", wide]
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(source))])
+
+
+def live_frame(up: str) -> str:
+    "The live page, where a heatmap was alive in the notebook; search.js loads it when opened."
+    link = f'<a href="{up}{PLAY}">in a window of its own</a>'
+    about = f"<p>The bundled model, 8 bits a weight, all in this page; also {link}.</p>"
+    return f'<details class="live"><summary>Type into it</summary>{about}</details>'
 
 
 def without_plain_spans() -> Callable[[str], str]:
@@ -164,7 +254,7 @@ def without_plain_spans() -> Callable[[str], str]:
 
 def read_notebooks(runs: list[Path]) -> dict[Path, nbformat.NotebookNode]:
     "All that becomes a page, in the order of the navigation, by the page's path in the site."
-    found = {Path("index.html"): NBS / "index.ipynb"}
+    found = {README: NBS / "index.ipynb"}
     found |= {
         path.relative_to(NBS).with_suffix(".html"): path
         for folder in SECTIONS
@@ -196,21 +286,28 @@ def build(site: Path, runs: list[Path] = ()) -> list[Path]:
     style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     (site / "style.css").write_text("\n".join([colours[0], dark, style]), encoding="utf-8")
     (site / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+    shutil.copy(Path(__file__).with_suffix(".js"), site / "search.js")
+    shutil.copytree(NBS / "images", site / "images")
     unmarked = without_plain_spans()
     pages = read_notebooks(runs)
-    listed = [*pages][:1] + [PLAY] + [*pages][1:]
+    pages = {START: start_page(pages, site)} | pages
+    listed = [START, PLAY, *list(pages)[1:]]
     save_live_page("reviews-small", site / PLAY, bits=8)
+    entries = []
     for page, notebook in pages.items():
         renderer = Renderer(page, site)
         exporter.register_filter("markdown2html", MarkdownWithMath(renderer=renderer).render)
-        shown = dict(
-            title=f"{page.stem} · sentiment_kit",
-            up="../" * (len(page.parts) - 1),
-            plotly=prepare(notebook),
-        )
-        html, _ = exporter.from_notebook_node(notebook, shown | dict(nav=navigation(listed, page)))
+        up = "../" * (len(page.parts) - 1)
+        read = nbformat.from_dict(notebook)
+        shown = dict(title=f"{page.stem} · sentiment_kit", up=up, plotly=prepare(read, up))
+        shown |= dict(nav=navigation(listed, page), search=SEARCH)
+        text, _ = exporter.from_notebook_node(read, shown)
+        text = unmarked(text)
         (site / page).parent.mkdir(parents=True, exist_ok=True)
-        (site / page).write_text(unmarked(html), encoding="utf-8")
+        (site / page).write_text(text, encoding="utf-8")
+        if page != START:
+            entries.append(page_entry(page, notebook, text))
+    (site / "search-index.js").write_text(search_index(entries), encoding="utf-8")
     return listed
 
 

@@ -94,7 +94,10 @@ def readme() -> str:
 
 
 def main() -> None:
+    from stored_pictures import add_pictures  # it imports plotly, which guards need not wait for
+
     drop_live_widgets()
+    add_pictures(notebooks())
     subprocess.run([SCRIPTS / "nbdev_clean"], cwd=ROOT, check=True)
     for path in stale_modules():
         print(f"removing {path.relative_to(ROOT)}: no notebook exports it")

@@ -203,6 +203,15 @@ def test_no_machine_paths(path):
             assert not MACHINE_PATH.search(text), MACHINE_PATH.search(text)[0]
 
 
+@pytest.mark.parametrize("path", TOUR)
+def test_a_tour_fits_its_window_and_is_never_silent(path):
+    "88 characters at 1,280 pixels beside the sidebar; a training tells how it gets on."
+    found = cells(path, "code")
+    wide = [line for cell in found for line in cell["source"].splitlines() if len(line) > 88]
+    assert wide == []
+    assert not any('progress="none"' in cell["source"] for cell in found)
+
+
 def test_ruff_has_nothing_to_say():
     for check in (["format", "--check"], ["check"]):
         done = subprocess.run(

@@ -1,6 +1,7 @@
 """Training that can be killed, and figures that mean what they say."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import signal
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +21,9 @@ from sentiment_kit.data.datasets import SAMPLES
 from sentiment_kit.data.files import KitError, read_json, write_json
 from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.training import callbacks as callbacks_room
 from sentiment_kit.training import trainer as trainer_room
-from sentiment_kit.training.callbacks import Callback, LogMetrics, SaveCheckpoint, emit
+from sentiment_kit.training.callbacks import Callback, LogMetrics, Progress, SaveCheckpoint, emit
 from sentiment_kit.training.checkpoint import latest_checkpoint, load_checkpoint
 from sentiment_kit.training.config import TrainConfig, learning_rate
 from sentiment_kit.training.evaluate import evaluate
@@ -411,3 +414,19 @@ def test_another_architecture_is_refused_by_array(tmp_path):
     write_json(tmp_path / "config.json", {"colour": "blue"})
     with pytest.raises(KitError, match="unknown field 'colour'"):
         LanguageModel.from_pretrained(tmp_path)
+
+
+def test_lines_come_soon_and_then_rarely(monkeypatch, capsys):
+    "Whoever watches sees within seconds that something happens; a long log stays short."
+    clock = itertools.count()
+    monkeypatch.setattr(callbacks_room.time, "perf_counter", lambda: float(next(clock)))
+    run = SimpleNamespace(stop_reason=None, known=None, step=0, bytes=0, total_bytes=10**6)
+    trainer = SimpleNamespace(config=SimpleNamespace(progress="lines"), run=run)
+    progress = Progress()
+    progress.on_start(trainer)
+    for run.step in range(1, 100):  # a look at the clock is a second
+        run.bytes += 10
+        progress.on_step(trainer)
+    steps = [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert steps[0] <= 4 and 5 <= len(steps) <= 9
+    assert all(later - sooner <= 17 for sooner, later in itertools.pairwise(steps))

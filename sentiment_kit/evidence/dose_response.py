@@ -18,7 +18,7 @@ from sklearn.base import ClassifierMixin
 from tqdm.auto import tqdm
 
 from ..data.files import KitError
-from ..figures import SERIES, standard_layout
+from ..figures import PALE, SERIES, rgb, standard_layout
 from ..model.clamp import Clamp, clamp_rows
 from ..model.generate import decode_pieces, stream, written_bits
 from ..model.language_model import LanguageModel
@@ -228,7 +228,7 @@ def dose_response_figure(
     names = dict.fromkeys(row["held"] for row in steered)
     behind = [name for name in names if name.startswith(grey)]
     in_front = [name for name in names if name not in behind]
-    pale = dict(name=grey, line_color="#cccccc")
+    pale = dict(name=grey, line_color=rgb(PALE))
     for n, name in enumerate(behind):
         line = pale | dict(showlegend=n == 0)
         draw_direction(figure, [row for row in steered if row["held"] == name], line, False)

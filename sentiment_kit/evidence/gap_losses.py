@@ -81,7 +81,7 @@ def byte_bits(
         nats.append(cross_entropy(logits_BTV, target_BT, mean=False).cpu())
     return torch.cat(nats, dim=1).double().numpy() / math.log(2)
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #304cf0d3533046b581670302264ad6b4
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #ee8098a662ab465b9e74d617aae82337
 def review_sums(
     bits_T: np.ndarray,  # of one lane, all its charged bytes
     starts: np.ndarray,  # of its reviews
@@ -92,7 +92,7 @@ def review_sums(
     each = [bits_T] + [np.where(part_T == p, bits_T, 0.0) for p in range(n_parts)]
     return np.stack([np.add.reduceat(some_T, starts) for some_T in each])
 
-
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #d286f6cee2de42069eb748dd261e993e
 def lane_bits(
     model: LanguageModel,
     lanes: list[list[bytes]],  # B lanes of encoded reviews
@@ -143,7 +143,7 @@ def review_table(
             tables.append(rows)
     return np.concatenate(tables)
 
-# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #f8d82b2afbd74204a235c80b4fc841b4
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #22fc57dc7fce457a9c6139ce4c8f4e78
 def arm_lanes(
     corpus: Corpus,
     arm: Arm,
@@ -159,7 +159,7 @@ def arm_lanes(
         lanes.append(list(zip(texts, parts, strict=True)))
     return lanes
 
-
+# %% ../../nbs/lib/evidence/65_gap_losses.ipynb #7356d16c1fca43a0b9ad02daa1e2e47a
 def read_arms(
     model: LanguageModel,
     lanes: list[list[tuple[bytes, bytes]]],  # from `arm_lanes`

@@ -6,7 +6,8 @@
 __all__ = ['Interval', 'Term', 'Gap', 'GapFile', 'check_interval', 'check_sum', 'check_terms', 'check_parts', 'check_gap',
            'read_gap']
 
-# %% ../../nbs/lib/evidence/55_gap_report.ipynb #f44d5730cc754eed98bf19f05291c987
+# %% ../../nbs/lib/evidence/55_gap_report.ipynb #5180d2c5b60143d388e68aaaa282a8cd
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from ..data.checked_json import config_from_json, setting, shown
 from ..data.files import KitError, read_json
 
-# %% ../../nbs/lib/evidence/55_gap_report.ipynb #68cbaff21ac44cb29810620f2372d673
+# %% ../../nbs/lib/evidence/55_gap_report.ipynb #83e467d9d28e4cdd97cc76c0e1b48d7e
 @dataclass
 class Interval:
     "An estimate in bits per byte, with its interval."
@@ -46,7 +47,7 @@ class GapFile(Gap):
     words: str = setting()  # for a reader
     parts: dict[str, Gap] = field(default_factory=dict)  # by part of a template
 
-
+# %% ../../nbs/lib/evidence/55_gap_report.ipynb #80b639536d4d41e89831d066203d3179
 def check_interval(
     name: str,  # for the message
     item: Interval,  # the gap, or a term
@@ -57,9 +58,9 @@ def check_interval(
         values = [item.low, item.bits, item.high]
         raise KitError(f"{path}: {name} needs numbers low <= bits <= high; it has {values}")
 
-# %% ../../nbs/lib/evidence/55_gap_report.ipynb #3eedd4b8cef845808ddc9afb85b138c7
+# %% ../../nbs/lib/evidence/55_gap_report.ipynb #9d758359a36a48d2814cb627e1b07cfa
 def check_sum(
-    terms: list[Interval],
+    terms: Sequence[Interval],
     whole: Interval,
     what: str,  # they are, for the message
     of: str,  # which whole
@@ -71,7 +72,7 @@ def check_sum(
         told = f"{what} add up to {total:.5f} and {of} is {whole.bits:.5f}"
         raise KitError(f"{path}: {told}; name the rest")
 
-
+# %% ../../nbs/lib/evidence/55_gap_report.ipynb #ac1821524fdc4d7a94185de71c82e869
 def check_terms(said: Gap, of: str, path: str | Path) -> None:
     "The gap and its terms are intervals, and the terms add up."
     check_interval(f"gap{of}", said.gap, path)
@@ -79,7 +80,7 @@ def check_terms(said: Gap, of: str, path: str | Path) -> None:
         check_interval(f"term {shown(term.name)}{of}", term, path)
     check_sum(said.terms, said.gap, f"the terms{of}", "the gap", path)
 
-# %% ../../nbs/lib/evidence/55_gap_report.ipynb #fb6859bcbe6241809709c0d98132f415
+# %% ../../nbs/lib/evidence/55_gap_report.ipynb #78739a62ae6e475799c949c21599ccb7
 def check_parts(said: GapFile, path: str | Path) -> None:
     "Terms of the same names, and parts that make each of them."
     names = [term.name for term in said.terms]
@@ -91,10 +92,10 @@ def check_parts(said: GapFile, path: str | Path) -> None:
         parts = said.parts.values()
         check_sum([own.gap for own in parts], said.gap, "the parts", "the gap", path)
         for n, term in enumerate(said.terms):
-            own = [part.terms[n] for part in parts]
-            check_sum(own, term, "the parts", f"the term {shown(term.name)}", path)
+            shares = [part.terms[n] for part in parts]
+            check_sum(shares, term, "the parts", f"the term {shown(term.name)}", path)
 
-
+# %% ../../nbs/lib/evidence/55_gap_report.ipynb #29c77c5d48ca4d49b56fc1729d14692e
 def check_gap(
     gap: Any,  # what a gap.json holds
     path: str | Path = "gap.json",  # for messages

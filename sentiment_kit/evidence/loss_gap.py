@@ -219,7 +219,7 @@ def explain(
     below = count_all_below(tables, running, kind, len(set(seeds)))
     return make_report(gap_content(figures, below, kind, level, parts))
 
-# %% ../../nbs/lib/evidence/70_loss_gap.ipynb #d38db4bfdd064faba42f9980af59a735
+# %% ../../nbs/lib/evidence/70_loss_gap.ipynb #58d550ed776f4cd38d4665ce2b55c335
 @dataclass
 class RanOn:
     "What is read of a run's environment.json."
@@ -236,7 +236,7 @@ def corpus_of(run: str | Path) -> str:
 
 
 def tell_parts(
-    runs: Sequence[Path],
+    runs: Sequence[str | Path],
     tables: Sequence[np.ndarray],  # from `measure_losses`
     since: float,  # as for `measure_gap`
 ) -> list[dict[str, float]]:  # one a run; none where they cannot all be told

@@ -229,17 +229,22 @@ def speed_figure(
     rows: Sequence[dict],  # of `in_turns`
     title: str = "",
 ) -> go.Figure:
-    "Rates as shares of the products' rate, one group of bars a size; fp32 is pale."
+    "Times above the floor, that of the products alone; one group of bars a size, fp32 is pale."
     figure = go.Figure()
     timed = [row for row in rows if row["what"] != PRODUCTS]
     for what, precision in dict.fromkeys((row["what"], row["precision"]) for row in timed):
         mine = [row for row in timed if (row["what"], row["precision"]) == (what, precision)]
         sizes, rates = zip(*map(bar_labels, mine), strict=True)
-        shares = [row["of_floor"] for row in mine]
-        figure.add_bar(x=sizes, y=shares, text=rates, textangle=0, name=f"{what}, {precision}")
+        above = [1 / row["of_floor"] - 1 for row in mine]
+        said = dict(text=rates, textangle=0, name=f"{what}, {precision}")
+        figure.add_bar(x=sizes, y=above, base=1, **said)
         opacity = 0.5 if precision == "fp32" else 1
-        figure.data[-1].marker = dict(color=COLOURS.get(what), opacity=opacity)
-    bound = "the products alone: no step can be faster"
-    figure.add_hline(y=1, line_dash="dot", annotation_text=bound)
-    figure.update_yaxes(title="share of the products' rate", rangemode="tozero")
+        figure.data[-1].update(marker_color=COLOURS.get(what), opacity=opacity)
+    figure.add_hline(y=1, line_dash="dot")
+    said = dict(text="the floor: the products alone", showarrow=False, yanchor="top")
+    figure.add_annotation(x=1, xref="paper", xanchor="right", y=0, **said)  # 0 is the log of 1
+    highest = max(1 / row["of_floor"] for row in timed)
+    span = [math.log10(0.8), math.log10(1.2 * highest)]
+    ticks = [1, 1.5, 2, 3, 5, 10, 20, 50, 100]
+    figure.update_yaxes(title="times the floor", type="log", range=span, tickvals=ticks)
     return standard_layout(figure, height=360, margin=dict(t=50), title=title)

@@ -88,7 +88,7 @@ def told_views(
     return told, np.concatenate(values)
 
 # %% ../../nbs/lib/looking/46_play.ipynb #2ae5d410
-PLAY_MODULES = "basics ahead marks layout colour input pane".split()
+PLAY_MODULES = "basics ahead marks layout colour input account pane".split()
 PLAY_SCRIPT = join_modules(
     [*(static_text(f"heatmap/{m}.js") for m in PLAY_MODULES), static_text("play/play.js")]
 )

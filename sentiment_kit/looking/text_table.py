@@ -160,7 +160,7 @@ def csv_of(frame: dict[str, list], rows: Iterable[int]) -> bytes:
     lines += [csv_line(["" if c[n] is None else c[n] for c in frame.values()]) for n in rows]
     return "".join(lines).encode("utf-8", AS_IT_CAME)
 
-# %% ../../nbs/lib/looking/90_text_table.ipynb #f8c60834f1fc430bb0bee6745d50bf7b
+# %% ../../nbs/lib/looking/90_text_table.ipynb #976fb2403d7e4076b3162d9ce1531f82
 class TextTable(ipywidgets.VBox):
     "Texts with their scores; below them one text in colours."
 

@@ -208,6 +208,7 @@ class Progress(Callback):
         style, run = progress_style(trainer.config.progress), trainer.run
         self.lines = style == "lines"
         self.bits = None  # exponential mean of the loss
+        self.pause = 2  # seconds to the next line; doubled up to 15
         self.looked = time.perf_counter()
         self.bytes = run.bytes
         total = dict(total=run.total_bytes, initial=run.bytes, unit="B", unit_scale=True)
@@ -225,7 +226,7 @@ class Progress(Callback):
             self.bar.update(run.bytes - self.bar.n)
             self.bar.set_postfix_str(said, refresh=False)
         waited = time.perf_counter() - self.looked
-        if self.lines and (waited > 15 or run.stop_reason is not None):
+        if self.lines and (waited > self.pause or run.stop_reason is not None):
             rate = (run.bytes - self.bytes) / waited
             left = (run.total_bytes - run.bytes) / rate
             print(
@@ -233,6 +234,7 @@ class Progress(Callback):
                 f"{said}  {rate:,.0f} bytes/s  {left / 60:.1f} min to go",
                 flush=True,
             )
+            self.pause = min(2 * self.pause, 15)
             self.looked = time.perf_counter()
             self.bytes = run.bytes
 

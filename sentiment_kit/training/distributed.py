@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['World', 'RankLost', 'in_touch', 'stay_on_this_machine', 'leave_at_once', 'join_world', 'world_of_environment',
-           'Extras', 'read_sums', 'GradientReducer', 'time_reduction', 'gather_lanes', 'total', 'load_target']
+           'Extras', 'read_sums', 'fill_slots', 'GradientReducer', 'time_reduction', 'gather_lanes', 'total',
+           'load_target']
 
 # %% ../../nbs/lib/training/10_distributed.ipynb #6ee80af3fe604bcf9231314eb43d42b8
 import importlib
@@ -128,7 +129,7 @@ class Extras(NamedTuple):
     # summed loss of each part, then its bytes [2P]; come out summed; None: nobody asks
     parts: torch.Tensor | list[float] | None = None
 
-# %% ../../nbs/lib/training/10_distributed.ipynb #1a213ef6005b4e9fb0bf7e093160286e
+# %% ../../nbs/lib/training/10_distributed.ipynb #204cc19cded44f87881a0dca60b5080e
 def read_sums(
     world: World,
     numbers: list[float],  # what `GradientReducer.start` gave, read from the device
@@ -143,7 +144,20 @@ def read_sums(
     parts = None if mine.parts is None else more
     return Extras(nats, round(n_bytes), overflow > 0, stop > 0, weight, parts)
 
-# %% ../../nbs/lib/training/10_distributed.ipynb #0ffb2f71547d4613ace22e966be026c0
+
+def fill_slots(
+    slots: torch.Tensor,  # on the device
+    extras: Extras,  # of this rank
+) -> None:
+    "Put the numbers that are given into their places; nothing waits."
+    *scalars, parts = extras
+    given = [value for value in scalars if value is not None]
+    for slot, value in zip(slots[: len(given)].unbind(), given, strict=True):
+        slot.copy_(value) if isinstance(value, torch.Tensor) else slot.fill_(value)
+    if parts is not None:
+        slots[len(given) :].copy_(torch.as_tensor(parts))
+
+# %% ../../nbs/lib/training/10_distributed.ipynb #a6f6ae01cdc2450d9c3e525a97480dbb
 class GradientReducer:
     "Averages gradients over the ranks, in place, through one buffer that is allocated once."
 
@@ -175,15 +189,10 @@ class GradientReducer:
         extras: Extras,  # of this rank
     ) -> torch.Tensor:  # [4 + …] on the device, for `read_sums`; the next step writes over it
         "Make `gradients` the mean over ranks; nothing waits for the device."
-        *alone, parts = extras
-        given = [value for value in alone if value is not None]
-        n = len(given)
         if not self.buffers:
-            self.allocate(gradients, n + (0 if parts is None else len(parts)))
-        for slot, value in zip(self.extras[:n].unbind(), given, strict=True):
-            slot.copy_(value) if isinstance(value, torch.Tensor) else slot.fill_(value)
-        if parts is not None:
-            self.extras[n:].copy_(torch.as_tensor(parts))
+            parts = 0 if extras.parts is None else len(extras.parts)
+            self.allocate(gradients, 4 + (extras.weight is not None) + parts)
+        fill_slots(self.extras, extras)
         if self.views:
             torch._foreach_copy_(self.views, gradients)
             with in_touch(self.world.rank, "summing gradients"):

@@ -39,9 +39,9 @@ def tally(
         new |= {f"nats_{part}": nats, f"bytes_{part}": n}
     return {name: sums.get(name, 0) + new.get(name, 0) for name in sums | new}
 
-# %% ../../nbs/lib/training/58_log.ipynb #94bf192842da4d77b4a582e3d73412c2
+# %% ../../nbs/lib/training/58_log.ipynb #98a36adbe118422c96288b47617b4c61
 def part_means(sums: dict) -> dict:  # fields of a line
-    "Bits and bytes of each part that occurs; nothing where some of the steps were not told by part."
+    "Bits and bytes of each part that occurs; nothing where a step was not told by part."
     names = [name.removeprefix("nats_") for name in sums if name.startswith("nats_")]
     n = {name: round(sums[f"bytes_{name}"]) for name in names}
     told = {}

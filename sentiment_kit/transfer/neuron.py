@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..data.files import KitError
 from ..data.label_values import label_words
-from ..figures import SERIES, standard_layout
+from ..figures import NEGATIVE, POSITIVE, SERIES, rgb, standard_layout
 from .areas import inside_auc, unit_auc, weigh
 from .labels import FeatureError, check_features, check_labels
 from .probe import SentimentProbe
@@ -272,7 +272,7 @@ def unit_histogram(
     bins: int = 40,
     names: dict | None = None,  # label → word; None: 0 is negative, 1 positive
 ) -> go.Figure:
-    "Histogram of one unit's values, one colour a label."
+    "Histogram of one unit's values, one colour a label: of two, blue is the first."
     labels = np.unique(y_N)
     names = names or dict(zip(labels.tolist(), label_words(labels.tolist()), strict=True))
     low = float(np.min(x_N))
@@ -280,10 +280,11 @@ def unit_histogram(
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     width = edges[1] - edges[0]
     shape = dict(x=edges[:-1] + width / 2, width=width, opacity=0.6)
+    colours = (rgb(NEGATIVE), rgb(POSITIVE)) if len(labels) == 2 else SERIES
     figure = go.Figure()
     for i, label in enumerate(labels):
         counts = np.histogram(x_N[np.asarray(y_N) == label], edges)[0]
-        marker = dict(color=SERIES[i % len(SERIES)], line_width=0)
+        marker = dict(color=colours[i % len(colours)], line_width=0)
         figure.add_bar(**shape, y=counts, name=names.get(label.item(), str(label)), marker=marker)
     if threshold is not None:
         figure.add_vline(x=threshold, line=dict(dash="dash", width=1, color="grey"))

@@ -66,7 +66,7 @@ def found_unit(folder: Path | None, model: LanguageModel) -> StatedNeuron | None
     top = neuron.layer in (-1, model.config.n_layers - 1)
     return neuron if top and neuron.state == "cell" else None
 
-# %% ../../nbs/lib/transfer/98_text_scores.ipynb #7b5e6939
+# %% ../../nbs/lib/transfer/98_text_scores.ipynb #6d5aab88d5f645a599ec8df7036495c2
 def open_scorer(
     model: LanguageModel | TextClassifier | str | Path,  # or a folder, or a bundled model's name
     device: str = "auto",  # of a model that is opened here
@@ -81,7 +81,7 @@ def open_scorer(
         else:
             model = LanguageModel.from_pretrained(folder, where)
     opened = as_model(model if classifier is None else getattr(classifier, "model_", model))
-    return Scorer(opened, classifier, found_unit(opened.folder, opened), unit_titles(opened))
+    return Scorer(opened, classifier, found_unit(folder_of(opened), opened), unit_titles(opened))
 
 # %% ../../nbs/lib/transfer/98_text_scores.ipynb #6ab9040b
 @torch.no_grad()

@@ -1,7 +1,7 @@
 // One pane on the screen: a text in rows, of which only those exist that can be seen.
 
 import { accountLine } from "./account.js";
-import { element, words } from "./basics.js";
+import { element, key, words } from "./basics.js";
 import { bars, picture, tint } from "./colour.js";
 import { moved } from "./input.js";
 import { GAP, LINE, SPARE, rowOf, strip, wrap } from "./layout.js";
@@ -113,7 +113,8 @@ export class Pane {
   nameStrips(line) {
     line.style.paddingInlineStart = `${this.gutter}px`;
     this.app.drawn.forEach(({ unit }, k) => {
-      const name = words("span", "skh-gutter", this.app.label(unit).replace(/^unit /, ""));
+      const label = this.app.label?.(unit) ?? key(unit);
+      const name = words("span", "skh-gutter", label.replace(/^unit /, ""));
       name.setAttribute("aria-hidden", "true");
       name.style.top = `${LINE + k * strip(2)}px`;
       line.append(name);
