@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEGATIVE', 'POSITIVE', 'PALE', 'AXIS', 'GRID', 'SERIES', 'DASHES', 'rgb', 'series_line', 'standard_layout',
-           'see_through', 'number']
+           'see_through', 'turn', 'number']
 
 # %% ../nbs/lib/00_figures.ipynb #5d031cd4
 from typing import TYPE_CHECKING
@@ -57,6 +57,17 @@ def see_through(
 ) -> "go.Figure":
     "No ground of its own: that of the page shows, light or dark."
     return figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
+
+# %% ../nbs/lib/00_figures.ipynb #cabf185cc3b84581ad76a34094f98738
+def turn(
+    live: "go.FigureWidget",  # on the page
+    figure: "go.Figure",  # the same of another unit
+):
+    "Give the histogram on the page other bars and another threshold."
+    with live.batch_update():
+        live.layout.shapes = figure.layout.shapes
+        for shown, bars in zip(live.data, figure.data, strict=True):
+            shown.update(x=bars.x, y=bars.y, width=bars.width)
 
 # %% ../nbs/lib/00_figures.ipynb #9e3df6c4
 def number(value: float) -> str:

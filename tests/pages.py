@@ -292,7 +292,7 @@ def build(site: Path, runs: list[Path] = ()) -> list[Path]:
     pages = read_notebooks(runs)
     pages = {START: start_page(pages, site)} | pages
     listed = [START, PLAY, *list(pages)[1:]]
-    save_live_page("reviews-small", site / PLAY, bits=8)
+    save_live_page("reviews-stars", site / PLAY, bits=8)
     entries = []
     for page, notebook in pages.items():
         renderer = Renderer(page, site)

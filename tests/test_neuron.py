@@ -26,6 +26,7 @@ from sentiment_kit.evidence.dose_response import (
     natural_range,
     steering_dose_response,
 )
+from sentiment_kit.figures import PALE, rgb
 from sentiment_kit.model.generate import generate_batch, stream, written_bits
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.transfer.features import ByteFeaturizer, record_states
@@ -383,7 +384,7 @@ def test_judges_see_a_unit_that_steers_and_not_one_that_does_not(writer):
     np.testing.assert_allclose(swing["turned round"], -swing["unit 0"])
     assert abs(swing["random 9"]) < swing["unit 0"] / 2
     figure = dose_response_figure(response)
-    assert len(figure.data) == 7 and figure.data[0].line.color == "#cccccc"
+    assert len(figure.data) == 7 and figure.data[0].line.color == rgb(PALE)
     one_sentence(lambda: dose_response_figure(response, "nobody"), "no row has the judge")
 
 

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from sentiment_kit.model import kernel_loops, ready_weights
+from sentiment_kit.model import kernel_loops, ready_weights, single_lane
 from sentiment_kit.model.generate import generate, stream
 from sentiment_kit.model.kernel_loops import kernels_usable
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
@@ -62,7 +62,8 @@ def test_a_walk_equals_the_lanes(H, T, precision, with_resets):
 
 
 @needs_kernels
-def test_threads_share_the_tiles_and_change_no_bit():
+def test_threads_share_the_tiles_and_change_no_bit(monkeypatch):
+    monkeypatch.setattr(single_lane, "SHARE_PAYS", 1000)
     if kernel_loops.torch_pool() is None:
         pytest.skip("torch's threads are not to be found here")
     given, seen = arrays(200, 4, "fp32"), []
@@ -191,4 +192,4 @@ def test_a_gradient_of_the_gradient_is_refused_not_wrong():
 
 def test_a_system_without_glibc_keeps_no_memory(monkeypatch):
     monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
-    assert machine.keep_freed_memory.__wrapped__() is False
+    assert machine.keep_freed_memory.__wrapped__(torch.device("cpu")) is False

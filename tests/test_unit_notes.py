@@ -126,7 +126,8 @@ def test_every_list_of_units_shows_the_names(folder):
     model = LanguageModel.from_pretrained(folder)
     widget = HeatmapWidget(model, "It broke.", [3, 4])
     assert widget.choices["names"] == {"3": "unit 3 · <b>shouting"}
-    assert widget.picture["names"] == {"3": "unit 3 · <b>shouting"}
+    assert widget.picture["names"]["3"] == "unit 3 · <b>shouting"
+    assert "4" not in widget.picture["names"]
     plain = widget._repr_mimebundle_()[0]["text/html"]
     assert "unit 3 · &lt;b&gt;shouting" in plain and "<b>shouting" not in plain
     assert "<b>shouting" not in heatmap_document({"picture": widget.picture})

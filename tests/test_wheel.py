@@ -14,7 +14,7 @@ from sync import ROOT, modules, notebooks
 FEW_LINES = """
 import sentiment_kit as sk
 from sentiment_kit.transfer.classifier import LabelLogits
-classifier = sk.TextClassifier.from_pretrained("reviews-small")
+classifier = sk.TextClassifier.from_pretrained("reviews-stars")
 print(classifier.predict_proba(["a great lid"]).tolist())
 sk.HeatmapWidget(LabelLogits(classifier), "a great lid").save("mine.html")
 """
@@ -55,7 +55,9 @@ def test_wheel_carries_modules_samples_runs_and_recipes(wheel):
     assert len(wanted) > 25
     assert wanted - inside == set()
     assert {
-        f"sentiment_kit/weights/reviews-small/{name}" for name in ("model.safetensors", "README.md")
+        f"sentiment_kit/weights/{model}/{name}"
+        for model in ("reviews-small", "reviews-stars")
+        for name in ("model.safetensors", "neuron.json", "README.md")
     } <= inside
     assert not [
         name for name in inside if name.startswith(("tests", "nbs")) or "checkpoints" in name

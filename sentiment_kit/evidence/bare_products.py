@@ -6,9 +6,8 @@
 __all__ = ['forward_products', 'lane_products', 'writing_products', 'backward_products', 'gradient_products', 'head_products',
            'training_products']
 
-# %% ../../nbs/lib/evidence/88_bare_products.ipynb #2cefed56baa94730b9569c71e3f02915
+# %% ../../nbs/lib/evidence/88_bare_products.ipynb #6aefe5cbc6b146a888193c724c926b61
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -34,25 +33,25 @@ def forward_products(
     x_BH = torch.randn(lanes, H).to(dtype)
     return lambda: (by_mh(x_BH), by_h(x_BH))
 
-# %% ../../nbs/lib/evidence/88_bare_products.ipynb #20fbe8dbfc9c43dbb5c788524ed94290
+# %% ../../nbs/lib/evidence/88_bare_products.ipynb #e38921f5d0c542bd9079861b5a19d9ba
 def lane_products(hidden_size: int, precision: str) -> Callable[[], object]:
     "Both products of one step for a single text, by its kernel; the gates ride on their sums."
     H = hidden_size
-    weights = LaneWeights(*(torch.randn(H, n * H) / H**0.5 for n in (4, 1)), precision)
+    w_h, w_mh = (torch.randn(H, n * H) / H**0.5 for n in (4, 1))
+    weights = LaneWeights(w_h, w_mh, precision)
     zx, mx = (torch.ones(1, n * filled(H)) for n in (4, 1))
-    states = torch.zeros(2, 1, filled(H))
+    h_TU, c_TU = torch.zeros(2, 1, filled(H))
     byte_T = torch.zeros(1, dtype=torch.long)
-    return Walk(weights, zx, mx.to(weights.low), byte_T, None, *states).run
+    return Walk(weights, zx, mx.to(weights.low), byte_T, None, h_TU, c_TU).run
 
 
 def writing_products(
     hidden_size: int, precision: str, vocab_size: int = 256
 ) -> Callable[[], object]:
     "The matrix products of one byte that is written to one text: a step and the head."
-    step = partial(forward_products, lanes=1)
+    step: Callable[[], object] = forward_products(hidden_size, 1, precision)
     if kernels_usable(storage_dtype(precision, torch.zeros(()))):
-        step = lane_products
-    step = step(hidden_size, precision=precision)
+        step = lane_products(hidden_size, precision)
     h_1H = torch.randn(1, hidden_size)
     w_VH = torch.randn(vocab_size, hidden_size)
     b_V = torch.zeros(vocab_size)

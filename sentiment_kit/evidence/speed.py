@@ -75,13 +75,13 @@ def in_turns(
         row |= dict(rounds=rounds, of_floor=row["bytes_per_s"] / bound[row["precision"]])
     return rows
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #bbc6c8df993545f9852a79c962d04f27
+# %% ../../nbs/lib/evidence/90_speed.ipynb #0a61c90d13e14c65a0d9318474b26a7c
 def training_step(
     model: nn.Module,  # ids_BT -> logits_BTV, or a tuple that begins with them
     ids_BT: torch.Tensor,  # bytes; each is asked for the one after it
 ) -> Callable[[], float]:  # runs one step, returns its loss in nats
     "A step of training `model` on one batch, again and again."
-    keep_freed_memory()  # as the trainer does
+    keep_freed_memory(torch.device("cpu"))  # as the trainer does
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
     def run() -> float:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAVED', 'heatmap_document', 'heatmap_numbers', 'still', 'picture_of', 'answer_browser', 'HeatmapView', 'save_view',
-           'unit_choices', 'HeatmapWidget', 'read_texts']
+           'HeatmapWidget', 'read_texts']
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #b6f6c5fa04364b10a81973cf5cba03c7
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #2d38739d1ba148ddb7449dd93fc3f445
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,8 @@ from ..data.containers import one_or_more
 from ..data.files import KitError, write_atomic
 from ..figures import NEGATIVE, POSITIVE
 from .heatmap import OPACITY, heatmap_html
-from .known_units import Opening, opening, told_units
+from .known_units import Opening, opening, told_units, unit_choices
 from .live_page import reader_page
-from .next_byte import SURPRISE
 from .page_parts import SCRIPT, STYLE_SHEET, page_policy, state_json
 from sentiment_kit.looking.panes import (
     PaneReader,
@@ -35,7 +34,6 @@ from sentiment_kit.looking.panes import (
 from .readings import Reading, told_reading
 from ..model.language_model import LanguageModel
 from ..transfer.features import StateSource
-from ..transfer.unit_notes import unit_titles
 
 # %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #90f4b346350c4ac98616b16528f18779
 def heatmap_document(
@@ -214,21 +212,6 @@ def save_view(view: HeatmapView, path: Path, live: bool = False):
         view.send(dict(kind="png"))
     else:
         raise KitError(f"{path.name}: a heatmap is saved as .html, .json or .png")
-
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #7ff90f9876654ca986f26edd377cb5a2
-def unit_choices(
-    reader: PaneReader,
-    weight_U: np.ndarray | None,  # of a probe
-    stars_U: np.ndarray | None,  # correlation of each unit with stars
-) -> dict:
-    "The facts for the list in which units are looked up; only those that are known."
-    known = dict(weight=weight_U, stars=stars_U)
-    rows: dict = {k: np.asarray(v, "<f4").tobytes() for k, v in known.items() if v is not None}
-    titles = unit_titles(reader.sources[0]) if len(reader.sources) == 1 else {}
-    if titles:
-        rows["names"] = {str(u): f"unit {u} · {title}" for u, title in titles.items()}
-    named = [SURPRISE] if reader.can_look else []
-    return rows | dict(n_units=min((s.n_units for s in reader.sources), default=0), named=named)
 
 # %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #6c2f70efe312434f94802f5e6c6c90f7
 class HeatmapWidget(HeatmapView):

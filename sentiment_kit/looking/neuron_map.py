@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CELL', 'INK', 'UnitSummary', 'unit_summary', 'summary_html', 'unit_extremes', 'end_snippets', 'walk_controls',
-           'see_through_histogram', 'turn', 'NeuronMap', 'told_place', 'ends_and_reading', 'still_of']
+           'see_through_histogram', 'NeuronMap', 'told_place', 'ends_and_reading', 'still_of']
 
-# %% ../../nbs/lib/looking/70_neuron_map.ipynb #72982ad2450f4e5a9454a06be3f6cd57
+# %% ../../nbs/lib/looking/70_neuron_map.ipynb #a2576147d87547faa76e274b3d884ed1
 import html
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from ..data.containers import list_texts
 from ..data.datasets import load_dataset
 from ..data.labelled import Texts
 from ..evidence.behaviour import Snippet, unit_snippets
-from ..figures import AXIS, number, see_through
+from ..figures import AXIS, number, see_through, turn
 from .heatmap import snippets_html
 from .readings import Reading, reading_of
 from .unit_map import UnitMapView, map_or_reason
@@ -190,17 +190,6 @@ def see_through_histogram(
     "`unit_histogram` without a ground of its own."
     figure = unit_histogram(x_N, y_N, threshold, names=names)
     return see_through(figure.update_yaxes(gridcolor="rgba(136,136,136,0.3)", zerolinecolor=AXIS))
-
-# %% ../../nbs/lib/looking/70_neuron_map.ipynb #36f8b2125e77438094f1685d1714e610
-def turn(
-    live: go.FigureWidget,  # on the page
-    figure: go.Figure,  # the same of another unit
-):
-    "Give the histogram on the page other bars and another threshold."
-    with live.batch_update():
-        live.layout.shapes = figure.layout.shapes
-        for shown, bars in zip(live.data, figure.data, strict=True):
-            shown.update(x=bars.x, y=bars.y, width=bars.width)
 
 # %% ../../nbs/lib/looking/70_neuron_map.ipynb #3b32d9e0393f4abaa5832f73e5e8a9cc
 class NeuronMap(ipywidgets.VBox):

@@ -85,7 +85,12 @@ def _side_columns(given: Given) -> list[tuple[str, np.ndarray, list[str]]]:  # n
         found.append((name, np.array([place.get(word, -1) for word in words]), known))
     return found
 
-# %% ../../nbs/lib/looking/90_text_table.ipynb #be63cedd35614cd8857c02bf57379d46
+# %% ../../nbs/lib/looking/90_text_table.ipynb #5980f80f4ab54790b60b1093d58d5a80
+def _lengths(given: Given) -> np.ndarray:  # [N]
+    "Characters of each text."
+    return np.array([len(text) for text in given.texts], np.float32)
+
+
 def columns_of(given: Given, scorer: Scorer, scores: TextScores) -> list[dict]:
     "The columns behind the text, as the browser takes them."
     columns = []
@@ -97,12 +102,12 @@ def columns_of(given: Given, scorer: Scorer, scores: TextScores) -> list[dict]:
     scored = zip(scores.columns, scores.values_NC.T, strict=True)
     numbers = [number_column(column, x_N) for column, x_N in scored]
     columns += [*numbers[1:], numbers[0]]  # the surprise last
-    columns.append(count_column("characters", "characters", [len(t) for t in given.texts]))
+    columns.append(count_column("characters", "characters", _lengths(given)))
     taken = {column["key"] for column in columns} | {"text"}
     side = _side_columns(given)
     return columns + [word_column(n, n, codes, w) for n, codes, w in side if n not in taken]
 
-# %% ../../nbs/lib/looking/90_text_table.ipynb #8378c2c9
+# %% ../../nbs/lib/looking/90_text_table.ipynb #b80e63d5d7c3454e9bf4bd4b4c07e33d
 def slices_of(given: Given, scores: TextScores, right_N: np.ndarray) -> list[dict]:
     "Slices by label, by side columns, by length and surprise, as the browser takes them."
     found: list[TextSlice] = []
@@ -110,8 +115,7 @@ def slices_of(given: Given, scores: TextScores, right_N: np.ndarray) -> list[dic
         found += word_slices("label", "label", given.label_N, given.names, right_N)
         for name, codes_N, words in _side_columns(given):
             found += word_slices(name, name, codes_N, words, right_N)
-        lengths_N = np.array([len(text) for text in given.texts], np.float32)
-        found += quarter_slices("characters", "characters", lengths_N, right_N, 0)
+        found += quarter_slices("characters", "characters", _lengths(given), right_N, 0)
         found += quarter_slices("surprise", "bits per byte", scores.values_NC[:, 0], right_N)
     return [
         dict(column=s.column, name=s.name, n=s.right.n, right=list(s.right[:3]), where=s.where)
@@ -160,7 +164,7 @@ def csv_of(frame: dict[str, list], rows: Iterable[int]) -> bytes:
     lines += [csv_line(["" if c[n] is None else c[n] for c in frame.values()]) for n in rows]
     return "".join(lines).encode("utf-8", AS_IT_CAME)
 
-# %% ../../nbs/lib/looking/90_text_table.ipynb #976fb2403d7e4076b3162d9ce1531f82
+# %% ../../nbs/lib/looking/90_text_table.ipynb #05454fac02814c588b94a18e92deccaa
 class TextTable(ipywidgets.VBox):
     "Texts with their scores; below them one text in colours."
 
@@ -270,11 +274,11 @@ def answer_table(table: TextTable, message: dict, buffers: list):
     except KitError as error:
         table.view.error = str(error)
 
-# %% ../../nbs/lib/looking/90_text_table.ipynb #134fa16c
+# %% ../../nbs/lib/looking/90_text_table.ipynb #a91b642b98fb467990a2395ae86232f7
 def look(
     texts: Any,  # a list, a column, a table of any library, a file, or a dataset's name
     labels: Sequence | None = None,  # of a list of texts; a table has them in a column
-    model: LanguageModel | TextClassifier | str | Path = "reviews-small",  # or a folder
+    model: LanguageModel | TextClassifier | str | Path = "reviews-stars",  # or a folder
     **options,  # of TextTable: units, text_key, label_key, device, cache, progress
 ) -> TextTable:
     "A table of all texts with their scores."

@@ -104,8 +104,7 @@ def check_sampling(
     if not ramp >= 0:
         raise KitError(f"ramp is {ramp}; use 0 (at once) or a number of bytes")
 
-# %% ../../nbs/lib/model/80_generate.ipynb #ec30435276b640b49955d24e4e734b6e
-@torch.no_grad()
+# %% ../../nbs/lib/model/80_generate.ipynb #3b86aae55c9643b596ebbd52083c9fc3
 def _write(model, encoded, n_bytes, seeds, temperature, top_k, top_p, held, ramp):
     "The bytes of `stream`, whose arguments are checked and encoded; `held` as of `clamp_rows`."
     device = model.head.bias.device

@@ -129,7 +129,7 @@ def find_streams(streams: dict[str, Stream]) -> list[str]:
         lines.append(f"%{name}.now = inttoptr i64 %{name}.begin to ptr")
     return [*lines, "%zeros.all = inttoptr i64 %zeros to ptr"]
 
-# %% ../../nbs/lib/model/33_kernel_loops.ipynb #016efeab7e6b4392b1f69364b29fa3e4
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #22a8226551cf4ccda5e39fe7577c924d
 def assembler(
     name: str,
     formulas: Callable[[SimpleNamespace], None],  # what is done with the `Blocks` of the streams
@@ -145,8 +145,9 @@ def assembler(
         parts[part] = code.taken()
     parts["head"] = "\n".join(find_streams(streams))
     parts["numbers"] = ", ".join(f"i32 {n}" for n in range(LANES))
-    frame = ENTER + SHARE + LOOPS
-    return frame.format(name=name, lanes=LANES, lanes_less_1=LANES - 1, i32=I32, **parts)
+    return (ENTER + SHARE + LOOPS).format(
+        name=name, lanes=LANES, lanes_less_1=LANES - 1, i32=I32, **parts
+    )
 
 # %% ../../nbs/lib/model/33_kernel_loops.ipynb #1ec5917d4c154251bf5ae9c4969316b1
 NO_COMPILER = (
@@ -177,10 +178,11 @@ def compiler():
         return None
     return find_compiler()
 
-# %% ../../nbs/lib/model/33_kernel_loops.ipynb #7b8b9760e6094c72855421c3776fb78d
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #fd07b58065c24593b64908478c093afd
 ROUNDERS = {torch.bfloat16: {"avx512bf16", "bf16"}, torch.float16: {"f16c", "fullfp16", "neon"}}
 
 
+@cache
 def host_features():
     "What this processor can, by LLVM's names."
     return find_compiler().get_host_cpu_features()
@@ -190,16 +192,15 @@ def rounds(low: torch.dtype) -> bool:
     "Can this processor round fp32 numbers to `low` by itself?"
     return low == torch.float32 or any(host_features().get(name) for name in ROUNDERS[low])
 
-# %% ../../nbs/lib/model/33_kernel_loops.ipynb #ed9ea656ada047acacc4ff5a53988759
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #3898600ec34b47f8b1199db02e3feab3
 KEPT = []  # compiled code lives as long as these
 
 
 def compiled(text: str, name: str) -> int:
     "Address of the function `name` of a text in LLVM's assembler, for this very processor."
     llvm = compiler()
-    features = host_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True
+        cpu=llvm.get_host_cpu_name(), features=host_features().flatten(), opt=3, jit=True
     )
     module = llvm.parse_assembly(text)
     module.verify()
@@ -230,18 +231,17 @@ def numbers_threads(library) -> bool:
     library.GOMP_parallel(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(tell), None, 2, 0)
     return sorted(seen) in ([(0, 1)], [(0, 2), (1, 2)])
 
-# %% ../../nbs/lib/model/33_kernel_loops.ipynb #ceef536c774b476d99142c07cd36fff8
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #009df7e0df6f403e83de877a8464f039
 @cache
 def torch_pool() -> Pool | None:
     "The library whose threads torch uses, or None where it cannot be found."
     beside = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))
     try:
         library = ctypes.CDLL(str(beside[0]) if beside else None)
-        if library.omp_get_max_threads() != torch.get_num_threads():
-            return None
         library.GOMP_parallel.argtypes = (ctypes.c_void_p,) * 2 + (ctypes.c_uint,) * 2
         library.GOMP_parallel.restype = None
-        if not numbers_threads(library):
+        as_many = library.omp_get_max_threads() == torch.get_num_threads()
+        if not as_many or not numbers_threads(library):
             return None
         told = (library.omp_get_thread_num, library.omp_get_num_threads, library.GOMP_barrier)
         return Pool(library.GOMP_parallel, *(ctypes.cast(f, ctypes.c_void_p).value for f in told))
@@ -281,7 +281,7 @@ def constants(lanes: int, units: int) -> tuple[torch.Tensor, torch.Tensor, torch
     zeros = torch.zeros(4 * units + LANES)
     return zeros, torch.zeros(lanes, dtype=torch.bool), torch.arange(lanes)
 
-# %% ../../nbs/lib/model/33_kernel_loops.ipynb #b43ce21d5e924681affce2709822b42e
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #2b5f28505d914af2bfc6c6302b542c77
 class Call:
     "A kernel bound to the arrays of a run: `call(t, made)` is one step."
 
@@ -303,14 +303,12 @@ class Call:
         reset, reset_step = in_time(reset_TB, 2)
         block = [0, lanes, units, threads, *told, zeros.data_ptr(), *in_time(ids_TB, 2)]
         block += [reset, reset_step, reset + reset_step, reset_step, 0, 0]
-        for name in list(kernel.streams)[1:]:
-            block += in_time(arrays[name], 3)
+        block += [n for name in list(kernel.streams)[1:] for n in in_time(arrays[name], 3)]
         self.block = (ctypes.c_int64 * len(block))(*block)
         self.kept = (reset_TB, ids_TB, zeros, arrays)
-        address = ctypes.addressof(self.block)
-        self.run = partial(kernel.run_alone, address)
+        self.run = partial(kernel.run_alone, self.block)
         if threads > 1:
-            self.run = partial(pool.run, kernel.address, address, threads, 0)
+            self.run = partial(pool.run, kernel.address, ctypes.addressof(self.block), threads, 0)
 
     def __call__(self, t: int, made: torch.Tensor) -> None:
         "Step t; `made` is the first stream."

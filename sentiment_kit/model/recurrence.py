@@ -59,8 +59,8 @@ def walk_forward(given: Inputs, room: States | Tape) -> States | Tape:
         step_forward(t, by_h, by_mh, parts)
     return room
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #973ff803bd5f444b8d01c6ed8df24975
-def low_rows(mx: torch.Tensor | None, precision: str) -> torch.Tensor | None:
+# %% ../../nbs/lib/model/50_recurrence.ipynb #a2603452fb1a48bc9bc3d792aa657c70
+def low_rows(mx: Any, precision: str) -> Any:  # a tensor, or None as it is
     "The rows for m, or a matrix, in storage precision, as all that enters a product."
     if mx is None or mx.dtype == PRECISIONS[precision]:
         return mx
@@ -209,7 +209,7 @@ class _Recurrence(torch.autograd.Function):
         ctx.tape = None
         return *ctx.run_backward(tape, dh_TBH, dc_BH), None, None, None
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #6f24b2b7263e462babe54cc82d6face5
+# %% ../../nbs/lib/model/50_recurrence.ipynb #9c35dee6fc7d4750a4c0562103a7957a
 def _learn_or_read(*given) -> tuple[torch.Tensor, torch.Tensor]:
     "The recurrence, with a tape or without."
     if torch.is_grad_enabled():
@@ -220,7 +220,7 @@ def _learn_or_read(*given) -> tuple[torch.Tensor, torch.Tensor]:
 
 _whole = torch._disable_dynamo(_learn_or_read)
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #224ce32b49b74071b7330854e9869f7c
+
 def recurrence(
     zx: torch.Tensor,  # x W_x + b: a table [V,4H] looked up by ids_TB, or [T,B,4H]
     mx: torch.Tensor | None,  # x W_mx: [V,H] or [T,B,H]; None for an LSTM

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['PHASE', 'SUMS', 'WALK', 'SHARE_PAYS', 'filled', 'tiled', 'filled_rows', 'Tile', 'grow_sums', 'whole_sums', 'rounded',
-           'Rounding', 'lane_streams', 'phase', 'walk_kernel', 'LaneWeights', 'Walk']
+           'Rounding', 'lane_streams', 'phase', 'walk_kernel', 'LaneWeights', 'state_places', 'Walk']
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #4b46548b
+# %% ../../nbs/lib/model/36_single_lane.ipynb #a413752b6fee4678a72a45f2b39aaf5a
 import ctypes
+from collections.abc import Callable
 from functools import cache, partial
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -25,12 +27,12 @@ from sentiment_kit.model.kernel_loops import (
 )
 from .vectors import F32, LANES, STORAGE, Blocks, Code, Stream, Vector
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #8a28020a
+# %% ../../nbs/lib/model/36_single_lane.ipynb #b293ea80fa6d40a4a6a29a16d38248fd
 def filled(H: int) -> int:
     "H, or the next multiple of 16."
     return H + -H % LANES
 
-
+# %% ../../nbs/lib/model/36_single_lane.ipynb #e957665a8dc74eb1975e2c12d1916e56
 def tiled(
     w_IO: torch.Tensor,  # [H, blocks · H]
     blocks: int,  # 4 for the gates
@@ -42,7 +44,7 @@ def tiled(
     w_IKH[:H, :, :H] = w_IO.unflatten(1, (blocks, H))
     return w_IKH.to(low).unflatten(2, (-1, LANES)).permute(2, 0, 1, 3).contiguous()
 
-
+# %% ../../nbs/lib/model/36_single_lane.ipynb #e1bfe56402dd4ddb8bc6e4620507b45e
 def filled_rows(x_RN: torch.Tensor, blocks: int) -> torch.Tensor:  # [R, blocks · filled(H)]
     "Rows of an input table with zeros after the H numbers of each block."
     x_RKH = x_RN.unflatten(1, (blocks, -1))
@@ -84,7 +86,7 @@ done:
 """
 SUMS = 8  # vectors of sums that grow at the same time, so that none waits for the one before
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #1e5ae9e2
+# %% ../../nbs/lib/model/36_single_lane.ipynb #69ae71d08a604c5c959d05b353d191f8
 class Tile(Blocks):
     "The vectors of a tile from a row on, one after the other."
 
@@ -92,7 +94,7 @@ class Tile(Blocks):
         kept = self.how.kept_as
         return "ptr " + self.code(f"getelementptr {kept}, ptr {self.row}, i64 {k * LANES}")
 
-
+# %% ../../nbs/lib/model/36_single_lane.ipynb #7125097668e34bff95ea0b55492a2858
 def grow_sums(
     code: Code,
     x_row: str,  # name of the pointer to the inputs, fp32
@@ -116,7 +118,7 @@ def grow_sums(
         product = Vector(code, all_16) * tile[r * blocks + k]
         code.lines.append(f"%grown.{r}.{k} = fadd contract {F32} {product.name}, %sum.{r}.{k}")
 
-
+# %% ../../nbs/lib/model/36_single_lane.ipynb #b7f1a7508ef3493e91f0e3f1fa23be42
 def whole_sums(code: Code, blocks: int) -> list[Vector]:
     "After the last input: the sum of each block."
     grown = [
@@ -124,7 +126,7 @@ def whole_sums(code: Code, blocks: int) -> list[Vector]:
     ]
     return [sum(parts[1:], start=parts[0]) for parts in grown]
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #f870ab7819dd4dd49b5c98cd5cd4744f
+# %% ../../nbs/lib/model/36_single_lane.ipynb #2d599275ebeb410cb80c25f93158cc78
 def rounded(x: Vector, kind: str) -> Vector:
     "What is left of x in LLVM's `kind` of numbers: float, bfloat or half."
     if kind == "float":
@@ -143,7 +145,7 @@ class Rounding:
     def __setitem__(self, k: int, x: Vector) -> None:
         self.blocks[k] = rounded(x, self.kind)
 
-
+# %% ../../nbs/lib/model/36_single_lane.ipynb #d254661516d84150ac33da2cd72b772f
 def lane_streams(low: torch.dtype) -> dict[str, Stream]:
     "The arrays of a walk; `x` is what h is for the first product, `barrier` is none."
     streams = {"barrier": Stream(), "x": Stream(zero="reset"), "low_h": Stream(), "m": Stream()}
@@ -151,13 +153,13 @@ def lane_streams(low: torch.dtype) -> dict[str, Stream]:
     streams |= {"zx": Stream(blocks=4, by_byte=True), "c": Stream(zero="reset")}
     return streams | {"c_next": Stream(), "h_next": Stream()}
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #61decf3762d44927873ee7f5fcc28cbd
+# %% ../../nbs/lib/model/36_single_lane.ipynb #386ac6eeb0a64218b2757f7b18109e7c
 def phase(
     name: str,  # w_mh or w_h: the matrix
     x: str,  # the stream of the inputs
     made: str,  # what the formulas call the product
     kept: str,  # and the stream that they write in storage precision
-    formulas,
+    formulas: Callable,
     low: torch.dtype,
 ) -> str:
     "A phase as a text of LLVM's assembler."
@@ -165,11 +167,13 @@ def phase(
     streams = lane_streams(low)
     blocks = 4 if name == "w_h" else 1
     rows = find_rows(code, streams)
-    parts = {"rows": code.taken()}
+    parts: dict[str, Any] = {"rows": code.taken()}
     grow_sums(code, rows[x], rows[name], low, blocks)
     parts["sums"] = code.taken()
     kind = STORAGE[low].kind
-    s = {key: Blocks(code, stream, rows[key], "") for key, stream in streams.items()}
+    s: dict[str, Any] = {
+        key: Blocks(code, stream, rows[key], "") for key, stream in streams.items()
+    }
     s[kept] = Rounding(s[kept], kind)
     s[made] = [rounded(product, kind) for product in whole_sums(code, blocks)]
     formulas(SimpleNamespace(**s))
@@ -177,7 +181,7 @@ def phase(
     parts |= dict(head="\n".join(find_streams(streams)), lanes=LANES, at_once=SUMS // blocks)
     return PHASE.format(name=name, **parts)
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #69aaa7f6
+# %% ../../nbs/lib/model/36_single_lane.ipynb #b654f659bd08433f99a02362879b398e
 WALK = """
   %many = inttoptr i64 %barrier to ptr
   %wait = select i1 %alone, ptr @nothing, ptr %many
@@ -202,7 +206,7 @@ define internal void @nothing() {{
 }}
 """
 
-
+# %% ../../nbs/lib/model/36_single_lane.ipynb #c398a80224264d8a8ce38b274e24b9a2
 @cache
 def walk_kernel(low: torch.dtype) -> int:
     "Address of the walk for weights of this storage precision."
@@ -211,7 +215,7 @@ def walk_kernel(low: torch.dtype) -> int:
     head = "\n".join(find_streams(lane_streams(low)))
     return compiled(text + (ENTER + WALK).format(name="walk", head=head), "walk")
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #ab14f685
+# %% ../../nbs/lib/model/36_single_lane.ipynb #374a3cd35e5b4a8db94506728ec90720
 class LaneWeights:
     "The recurrent matrices of an mLSTM layer, ready to read one text at a time."
 
@@ -221,8 +225,15 @@ class LaneWeights:
         self.w_h = tiled(w_h, 4, self.low)
         self.w_mh = tiled(w_mh, 1, self.low)
 
+# %% ../../nbs/lib/model/36_single_lane.ipynb #93b8df8580be4f64b87aa105c8464bb1
+def state_places(h_TU: torch.Tensor, c_TU: torch.Tensor) -> dict[str, tuple[int, int]]:
+    "Where the states before and after a byte stand, and how many bytes later the next ones."
+    step = c_TU.stride(0) * c_TU.element_size() if len(c_TU) > 1 else 0
+    h, c = h_TU.data_ptr(), c_TU.data_ptr()
+    return {"c": (c, step), "c_next": (c + step, step), "h_next": (h + step, step)}
 
-SHARE_PAYS = 2**16  # weights that make another thread worth its waking
+# %% ../../nbs/lib/model/36_single_lane.ipynb #22c318978ea942afa7caecddd613b258
+SHARE_PAYS = 2**21  # weights that make another thread worth its waking
 
 
 class Walk:
@@ -239,33 +250,28 @@ class Walk:
         c_TU: torch.Tensor,
     ):
         if len(ids_T) and not 0 <= int(ids_T.min()) <= int(ids_T.max()) < len(zx):
-            raise IndexError(f"ids of {int(ids_T.max())} … are not all rows of {len(zx)}")
-        self.h_TU, self.c_TU, self.low = h_TU, c_TU, weights.low
+            raise IndexError(f"ids {ids_T.min()} … {ids_T.max()} are not all rows of {len(zx)}")
+        self.h_TU, self.low = h_TU, weights.low
         U = c_TU.shape[1]
-        self.x_U, self.m_U = h_TU.new_empty(2, U)
+        self.x_U, m_U = h_TU.new_empty(2, U)
         self.start()
         zeros, never, _ = constants(1, U)
         reset_T = never if reset_T is None else torch.cat((reset_T, never))
-        after = U * 4 if len(c_TU) > 1 else 0
-        arrays = dict(x=self.x_U, low_h=self.x_U, m=self.m_U, zx=zx, mx=mx)
+        arrays = dict(x=self.x_U, low_h=self.x_U, m=m_U, zx=zx, mx=mx)
         arrays |= dict(w_mh=weights.w_mh, w_h=weights.w_h)
-        places = {name: (x.data_ptr(), 0) for name, x in arrays.items()}
-        places["c"] = (c_TU.data_ptr(), after)
-        places["c_next"] = (c_TU.data_ptr() + after, after)
-        places["h_next"] = (h_TU.data_ptr() + after, after)
         pool = torch_pool() if torch.get_num_threads() > 1 else None
         threads = min(torch.get_num_threads(), 1 + 5 * U * U // SHARE_PAYS)
         told = (pool.thread_number, pool.team_size) if pool else (0, 0)
-        places["barrier"] = (pool.barrier if pool else 0, 0)
+        places = {name: (x.data_ptr(), 0) for name, x in arrays.items()}
+        places |= state_places(h_TU, c_TU) | {"barrier": (pool.barrier if pool else 0, 0)}
         block = [0, len(ids_T), U, threads, *told, zeros.data_ptr(), ids_T.data_ptr(), 8]
         block += [reset_T.data_ptr(), int(len(reset_T) > 1), reset_T.data_ptr(), 0]
-        for name in lane_streams(self.low):
-            block += places[name]
+        block += [number for name in lane_streams(self.low) for number in places[name]]
         self.block = (ctypes.c_int64 * len(block))(*block)
-        self.kept = (weights, zx, mx, ids_T, reset_T, zeros)
+        self.kept = (weights, arrays, ids_T, reset_T, zeros, c_TU)
         address = walk_kernel(self.low)
         self.call = partial(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), self.block)
-        if threads > 1:
+        if pool and threads > 1:
             self.call = partial(pool.run, address, ctypes.addressof(self.block), threads, 0)
 
     def run(self) -> None:

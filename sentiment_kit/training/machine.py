@@ -55,14 +55,16 @@ def check_precision(
             "has no bf16 products; use fp16"
         )
 
-# %% ../../nbs/lib/training/05_machine.ipynb #11800d24202941a1a70316b00992673a
+# %% ../../nbs/lib/training/05_machine.ipynb #d9259a6c14c74c91b8ccb3acd30d6e2f
 M_TRIM_THRESHOLD = -1  # the numbers of glibc's malloc.h
 M_MMAP_MAX = -4
 
 
 @cache
-def keep_freed_memory() -> bool:
+def keep_freed_memory(device: torch.device) -> bool:
     "Let this process keep what it frees for its next step; False where that cannot be asked for."
+    if device.type != "cpu":
+        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

@@ -98,10 +98,11 @@ def callbacks_of_rank(callbacks: list[Callback], rank: int) -> list[Callback]:
         return callbacks
     return [callback for callback in callbacks if not isinstance(callback, LogMetrics | Progress)]
 
-# %% ../../nbs/lib/training/70_trainer.ipynb #bca911e629c8445b8befaf919ba0f7df
+# %% ../../nbs/lib/training/70_trainer.ipynb #2020174fed604953a29c02e34287f9c6
 def first_model(config: TrainConfig, device: torch.device) -> LanguageModel:
     "The model before the first step: random weights of the run's seed, or those it starts from."
     check_precision(device, config.precision)
+    keep_freed_memory(device)
     torch.manual_seed(config.seed)
     model = LanguageModel(config.model, config.precision).to(device)
     start_weights(config, model)
@@ -207,8 +208,6 @@ class Trainer:
     def fit(self) -> Path:  # the run folder
         "Train to the end; raises `Stopped` when asked to stop before."
         run = self.run
-        if self.device.type == "cpu":
-            keep_freed_memory()
         with listen_for_stop(partial(hear_stop, self)):
             if not show_start(self):
                 raise Stopped(f"{self.asked or BY_ANOTHER} before the first step; nothing is lost")

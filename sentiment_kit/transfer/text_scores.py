@@ -66,7 +66,7 @@ def found_unit(folder: Path | None, model: LanguageModel) -> StatedNeuron | None
     top = neuron.layer in (-1, model.config.n_layers - 1)
     return neuron if top and neuron.state == "cell" else None
 
-# %% ../../nbs/lib/transfer/98_text_scores.ipynb #6d5aab88d5f645a599ec8df7036495c2
+# %% ../../nbs/lib/transfer/98_text_scores.ipynb #81d74ff515d7469fa34d0a311a4ed50b
 def open_scorer(
     model: LanguageModel | TextClassifier | str | Path,  # or a folder, or a bundled model's name
     device: str = "auto",  # of a model that is opened here
@@ -75,7 +75,7 @@ def open_scorer(
     classifier = model if isinstance(model, TextClassifier) else None
     if isinstance(model, str | Path):
         folder = pretrained_folder(model)
-        where = pick_device(device)
+        where = str(pick_device(device))
         if (folder / "classifier.json").is_file():
             classifier = TextClassifier.from_pretrained(folder, where)
         else:
@@ -123,14 +123,15 @@ class ScoreColumn(NamedTuple):
     middle: float = 0.0  # no colour
     scale: float = 1.0  # distance from the middle with the strongest colour
 
-# %% ../../nbs/lib/transfer/98_text_scores.ipynb #25b866a9d3bc44af9fb9be8be2caca2f
+# %% ../../nbs/lib/transfer/98_text_scores.ipynb #60906117345c428cb724b18c3bacb060
 def class_columns(scorer: Scorer) -> list[ScoreColumn]:
     "A probability for each label; of two classes, for the second."
     if scorer.classifier is None:
         return []
     names = class_names(scorer.classifier.labels_)
     if scorer.classifier.labels_.task == "binary":
-        return [ScoreColumn(f"p_{names[1]}", f"p({names[1]})", *names, 0.5, 0.5)]
+        low, high = names
+        return [ScoreColumn(f"p_{high}", f"p({high})", low, high, 0.5, 0.5)]
     return [ScoreColumn(f"p_{n}", f"p({n})", f"not {n}", n, 0.5, 0.5) for n in names]
 
 # %% ../../nbs/lib/transfer/98_text_scores.ipynb #a3ee90d53b06416d9d547e6fc5a294e2

@@ -6,10 +6,10 @@
 __all__ = ['PROPERTIES', 'FORGOTTEN', 'WEAKEST', 'since', 'byte_properties', 'GroupSums', 'correlations', 'sum_groups', 'pearson',
            'judged_interval', 'guess_units', 'sample_texts', 'write_guesses']
 
-# %% ../../nbs/lib/transfer/67_unit_guesses.ipynb #71d92ebb353345bdb44136a2c9c95239
+# %% ../../nbs/lib/transfer/67_unit_guesses.ipynb #7ca80079097f481bbd4884b342865b01
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.signal import lfilter
@@ -93,7 +93,7 @@ def correlations(sums: GroupSums) -> np.ndarray:  # r_PU
     size_PU = np.sqrt(np.outer(varies_P, varies_U))
     return np.divide(together_PU, size_PU, out=np.zeros_like(size_PU), where=size_PU > 1e-9 * n)
 
-# %% ../../nbs/lib/transfer/67_unit_guesses.ipynb #68dedc6f
+# %% ../../nbs/lib/transfer/67_unit_guesses.ipynb #f4db0ef6e9984f858e7cf2573944bd44
 def sum_groups(
     model: LanguageModel | str | Path,
     texts: Sequence[str | bytes],  # N
@@ -104,20 +104,25 @@ def sum_groups(
     "Read the texts once; their sums, group by group."
     source = ModelStates(model)
     encoded = encode_texts(texts, source.preset)
+    known = [None] * len(encoded) if stars is None else list(stars)
     laid = lay_out(encoded, groups)
     p_GTP = np.zeros((*laid.ids_BT.shape, len(PROPERTIES)), np.float32)
     inside_GT = np.zeros(laid.ids_BT.shape, np.float32)
     for n, (lane, start, stop) in enumerate(zip(*laid[2:], strict=True)):
-        p_GTP[lane, start:stop] = byte_properties(encoded[n], stars and stars[n]).T
+        p_GTP[lane, start:stop] = byte_properties(encoded[n], known[n]).T
         inside_GT[lane, start:stop] = 1
-    sums = [0.0, 0.0, 0.0]
-    for now, c_GTU in state_chunks(source, laid, "guesses" if progress else ""):
-        c_GTU = c_GTU.float().cpu().numpy().astype(np.float64) * inside_GT[:, now, None]
-        sums[0] += c_GTU.sum(1)
-        sums[1] += (c_GTU**2).sum(1)
-        sums[2] += p_GTP[:, now].transpose(0, 2, 1) @ c_GTU
-    squares = [inside_GT.sum(1), p_GTP.sum(1, dtype=float), (p_GTP.astype(float) ** 2).sum(1)]
-    return GroupSums(*squares, *sums)
+    G = len(inside_GT)
+    c_GU = np.zeros((G, source.n_units))
+    cc_GU = np.zeros((G, source.n_units))
+    pc_GPU = np.zeros((G, len(PROPERTIES), source.n_units))
+    for now, states in state_chunks(source, laid, "guesses" if progress else ""):
+        c_GTU = states.float().cpu().numpy().astype(np.float64) * inside_GT[:, now, None]
+        c_GU += c_GTU.sum(1)
+        cc_GU += (c_GTU**2).sum(1)
+        pc_GPU += p_GTP[:, now].transpose(0, 2, 1) @ c_GTU
+    p_GP = p_GTP.sum(1, dtype=float)
+    pp_GP = (p_GTP.astype(float) ** 2).sum(1)
+    return GroupSums(inside_GT.sum(1), p_GP, pp_GP, c_GU, cc_GU, pc_GPU)
 
 # %% ../../nbs/lib/transfer/67_unit_guesses.ipynb #5201ddf22b544c37a39125de735f2e7c
 def pearson(x_N: np.ndarray, y_N: np.ndarray) -> float:
@@ -162,10 +167,11 @@ def guess_units(
             found[unit] = UnitGuess(PROPERTIES[p], r, low, high)
     return found
 
-# %% ../../nbs/lib/transfer/67_unit_guesses.ipynb #35e665d2
+# %% ../../nbs/lib/transfer/67_unit_guesses.ipynb #bd36ed6537254d5fba0472500b9fe654
 def sample_texts(n: int = 400) -> tuple[list[str], list[float]]:
     "Some of the kit's sample reviews, and their stars."
-    reviews = [r for r in read_reviews(SAMPLES, **SAMPLE_KEYS) if r.stars is not None][:n]
+    keys: dict[str, Any] = SAMPLE_KEYS
+    reviews = [r for r in read_reviews(SAMPLES, **keys) if r.stars is not None][:n]
     return [r.text for r in reviews], [float(r.stars or 0) for r in reviews]
 
 # %% ../../nbs/lib/transfer/67_unit_guesses.ipynb #f719f40e
