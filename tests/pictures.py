@@ -1,9 +1,9 @@
 """The README's pictures, made anew by `make refresh RUN=out/…`.
 
-From a finished run: its loss, and the values of its unit on the test texts. From a bundled model's
-folder: two reviews in the colours of its neuron, and `sk.play()` after its first suggestion. From a
-benchmark (`make bench`): the bars of its training steps. From a run of 63_map_the_neuron,
-64_loss_gap or 66_model_size: the figure in its executed notebook.
+From a finished run: its loss, and the values of its unit on the test texts. From the folder of the
+bundled models: two reviews in the colours of their neurons, and `sk.play()` after its first
+suggestion, on the last of them. From a benchmark (`make bench`): the bars of its training steps.
+From a run of 63_map_the_neuron, 64_loss_gap or 66_model_size: the figure in its executed notebook.
 
 Needs Chromium (Debian: apt-get install chromium; elsewhere name it in the variable CHROMIUM).
 """
@@ -25,7 +25,7 @@ from sentiment_kit.looking.edits import SUGGESTIONS
 from sentiment_kit.looking.heatmap_widget import HeatmapView
 from sentiment_kit.looking.loss_curves import plot_losses
 from sentiment_kit.looking.play import PLAY_TEXT, Play
-from sentiment_kit.looking.readings import reading_of
+from sentiment_kit.looking.readings import Reading, reading_of
 from sentiment_kit.model.language_model import LanguageModel
 from sentiment_kit.model.reading import ModelStates
 from sentiment_kit.training.checkpoint import latest_checkpoint
@@ -93,18 +93,23 @@ def draw_run(run: Path) -> None:
     print(f"loss.png, neuron.png: unit {unit} of {run.name}")
 
 
-def draw_turns(folder: Path) -> None:
-    "Two reviews with a turn in the middle, in the colours of a model's own neuron."
-    source = ModelStates(folder)
-    neuron = neuron_of(source)
-    panes = []
-    for name, text in TURNS.items():
-        encoded = encode(text, source.preset)
-        panes.append((name, encoded, record_states(source, encoded, [neuron.unit]).T))
+def draw_turns(folders: list[Path]) -> None:
+    "Two reviews with a turn in the middle, in the colours of each model's own neuron."
+    panes, units = [], set()
+    for folder in folders:
+        source = ModelStates(folder)
+        neuron = neuron_of(source)
+        reading = reading_of(neuron.unit, neuron)
+        units.add(f"unit {neuron.unit}")
+        for name, text in TURNS.items():
+            encoded = encode(text, source.preset)
+            vote_T = reading.drawn(record_states(source, encoded, [neuron.unit])[:, 0])
+            panes.append((f"{folder.name}: {name}", encoded, vote_T[None]))
+    shown = " and ".join(sorted(units))
     view = HeatmapView()
-    view.show(panes, [neuron.unit], {neuron.unit: reading_of(neuron.unit, neuron)})
+    view.show(panes, [shown], {shown: Reading(ends=reading.ends)})
     photograph(view.html(), "heatmap.png", "main", ".skh-view .skh-mark:not(.skh-faint)")
-    print(f"heatmap.png: unit {neuron.unit} of {folder.name}")
+    print(f"heatmap.png: {shown}")
 
 
 def draw_play(folder: Path) -> None:
@@ -148,10 +153,14 @@ if __name__ == "__main__":
     run = Path(sys.argv[1])
     shown = [path for path in sorted(run.glob("notebooks/*.ipynb")) if path.stem in FIGURES]
     for path in shown:
-        draw_cell(path, *FIGURES[path.stem])
-    if (run / "neuron.json").exists() and (run / "model.safetensors").exists():
-        draw_turns(run)
-        draw_play(run)
+        code, name = FIGURES[path.stem]
+        if "stars" in run.name:  # beside that of the model which read text alone
+            name = name.replace(".png", "_stars.png")
+        draw_cell(path, code, name)
+    models = [path.parent for path in sorted(run.glob("*/neuron.json"))]
+    if models:
+        draw_turns(models)
+        draw_play(models[-1])
     elif (run / "speed.json").exists():
         draw_speed(run)
     elif (run / "transfer.json").exists() and (run / "metrics.jsonl").exists():

@@ -88,13 +88,13 @@ def told_views(
         told.append(view._asdict() | dict(rows=drawn, facts=facts, words=words))
     return told, np.concatenate(values)
 
-# %% ../../nbs/lib/looking/45_play.ipynb #2ae5d410
+# %% ../../nbs/lib/looking/45_play.ipynb #4285fd7cfa134ed683d8140c338f1a61
 PLAY_MODULES = "basics ahead marks layout colour input account pane".split()
 PLAY_SCRIPT = join_modules(
     [*(static_text(f"heatmap/{m}.js") for m in PLAY_MODULES), static_text("play/play.js")]
 )
 PLAY_STYLE = STYLE_SHEET + static_text("play.css")
-PLAY_TEXT = "The colour is lovely and it fits well. I am happy with it."
+PLAY_TEXT = "The colour is lovely. I would buy it again."
 
 # %% ../../nbs/lib/looking/45_play.ipynb #2a2c5c97744a492b823dfc195acd5166
 def head_line(player: Player) -> str:

@@ -104,7 +104,7 @@ def opinion_facts(reader: PlayReader, encoded: bytes) -> list[Fact]:
     best = 1 if len(names) == 2 else int(p_K.argmax())
     return [Fact(f"classifier: {names[best]}", float(p_K[best]), "share")]
 
-# %% ../../nbs/lib/looking/44_play_views.ipynb #b10d2604
+# %% ../../nbs/lib/looking/44_play_views.ipynb #f80d3025ea96430e99139e19e88b1cc3
 def sentiment_view(
     reader: PlayReader,
     encoded: bytes,
@@ -120,7 +120,10 @@ def sentiment_view(
     vote_T = neuron.sign * (rows["neuron"] - neuron.threshold)
     scale = max(most, float(np.abs(vote_T).max(initial=0.0))) or 1.0
     row = Row(f"{neuron.unit}", vote_T, scale, "votes bad", "votes good")
-    said = f"Unit {neuron.unit} was found to follow sentiment; nobody taught it."
+    taught = "nobody taught it."
+    if "{stars}" in reader.player.model.config.template:
+        taught = "the stars behind the reviews it read taught it."
+    said = f"Unit {neuron.unit} was found to follow sentiment; {taught}"
     last = float(vote_T[-1]) if len(vote_T) else 0.0
     facts = [Fact(f"vote of unit {neuron.unit}", last), *facts]
     return View("Sentiment", title, said + reader.player.trusted, [row], facts)

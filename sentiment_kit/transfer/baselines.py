@@ -106,12 +106,13 @@ def ngram_baseline(
     scores = (accuracy(part.labels, model.predict(part.texts)) for part in (valid, test))
     return NgramResult(model, best.C, *scores)
 
-# %% ../../nbs/lib/transfer/45_baselines.ipynb #062d530a7a68432d9740b4bf9c4e5994
+# %% ../../nbs/lib/transfer/45_baselines.ipynb #711bcf2a90e4400299fb79aa151adf21
 def table_cell(value) -> str:
-    "A cell of such a table."
+    "A cell of such a table; what would end a cell or a row is written out."
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    said = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return said.replace("\n", "\\n").replace("|", "\\|")
 
 # %% ../../nbs/lib/transfer/45_baselines.ipynb #d5d8098a7fb34f2bb081f27fef18c1ee
 def results_table(
