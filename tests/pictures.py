@@ -117,7 +117,7 @@ def draw_play(folder: Path) -> None:
     [suggest, *_] = SUGGESTIONS.values()
     widget = Play(folder)
     widget.before, widget.text = PLAY_TEXT, suggest(PLAY_TEXT)
-    photograph(widget.html(), "play.png", "main", '.skp-card [data-g="50"]')
+    photograph(widget.html(), "play.png", "main", '.skp-card [data-g="32"]')
     print(f"play.png: {folder.name}")
 
 

@@ -217,7 +217,7 @@ def test_a_suggestion_shows_the_change_in_every_view(bundled):
         for fact in each["facts"]:
             assert fact["before"] == was[fact["name"]] and fact["sign"] in (-1, 0, 1)
         for row in each["rows"]:
-            same = 2 + len("The colour is lovely and it fits well. I am")
+            same = 2 + len("The colour is lovely. I would")
             if each["name"] != "Ledger":  # what is left changes everywhere
                 np.testing.assert_allclose(rows[row["change"]][:same], 0, atol=1e-4)
             assert np.abs(rows[row["change"]][same:]).max() > 0

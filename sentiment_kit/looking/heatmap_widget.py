@@ -56,7 +56,7 @@ def _values(picture: dict, pane: dict) -> np.ndarray:
     "The values of a pane, [U, T] float32."
     return np.frombuffer(pane["values"], "<f4").reshape(len(picture["units"]), -1)
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #f8e4cef22ca24b9d9663265641deed70
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #e71b020b4cad465ead13ea4f45295a41
 def heatmap_numbers(
     picture: dict,  # of a `HeatmapView`
 ) -> dict:  # units, and for each pane title, bytes, ends of characters, values by unit
@@ -64,14 +64,10 @@ def heatmap_numbers(
     panes = []
     for pane in picture["panes"]:
         rows = _values(picture, pane).tolist()
-        panes.append(
-            dict(
-                title=pane["title"],
-                bytes=pane["bytes"].hex(),
-                stops=np.frombuffer(pane["stops"], "<u4").tolist(),
-                values=[[float(f"{v:.7g}") for v in values_T] for values_T in rows],
-            )
-        )
+        numbers = dict(title=pane["title"], bytes=pane["bytes"].hex())
+        numbers["stops"] = np.frombuffer(pane["stops"], "<u4").tolist()
+        numbers["values"] = [[float(f"{v:.7g}") for v in values_T] for values_T in rows]
+        panes.append(numbers)
     return dict(units=picture["units"], panes=panes)
 
 # %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #b659cf4efe2544a0bae8c6af9c753c77

@@ -71,7 +71,7 @@ def recorded_bytes(
     mlstm = config.cell == "mlstm"
     return config.n_layers * config.hidden_size * (s + 4 + 4 * s + 2 * s * mlstm + s)
 
-# %% ../../nbs/lib/training/85_counts.ipynb #33887e5d285d4cf9be2338719ce66ca4
+# %% ../../nbs/lib/training/85_counts.ipynb #0e7fd59005564f9891ccc602a97a87da
 def count_memory(
     config: LanguageModelConfig,
     lanes: int,  # B, on this device
@@ -88,10 +88,12 @@ def count_memory(
     state_matrices = sum(n for name, n in counts.items() if name.endswith(("w_h", "w_mh")))
     copied = state_matrices // config.n_layers * (kind == "cpu" or s < 4 and on_device)
     m = 4 if on_device else 2  # bytes of a parameter, and of its gradient
+    gates = 5 * config.hidden_size  # of an input byte: i, f, o, u and m
+    tables = 8 * config.vocab_size * gates * (kind == "cpu" and s < 4)  # and their gradient
     rows = min(seq_len * lanes, STRETCH)  # a CPU packs so many for a product of fp32 gradients
     return {
         "parameters": P * m,
-        "effective weights": R * m * normed + copied * s,
+        "effective weights": R * m * normed + copied * s + tables,
         "gradients": P * m + R * m * normed,
         "optimizer": 8 * P * on_device,
         "gradient sum": 4 * P * (n_gpus > 1),
