@@ -188,7 +188,7 @@ def test_in_jupyterlab(tmp_path, dark):
         page.keyboard.press("Escape")
         lab.wait("explorer.window == []")
         out.locator("summary").click()
-        assert out.get_by_role("cell").count() > 33
+        page.wait_for_function("document.querySelectorAll('.skl td').length > 33")
 
         # kept: written by the kernel, and drawn by the browser
         out.get_by_label("save as").fill("kept.html")
