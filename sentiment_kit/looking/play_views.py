@@ -6,7 +6,7 @@
 __all__ = ['UNKNOWN', 'Row', 'Fact', 'View', 'surprise_view', 'at_end', 'counting_view', 'opinion_facts', 'sentiment_view',
            'ledger_view', 'views_of']
 
-# %% ../../nbs/lib/looking/44_play_views.ipynb #d9e13fe5b2584d76a79584233ed571aa
+# %% ../../nbs/lib/looking/44_play_views.ipynb #3ad7e196e8334d28b36520d42bdfe110
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..figures import number
 from .ledger import words_of
+from .live_page import who_taught
 from .next_byte import FULL_SURPRISE, by_character
 from .panes import mark_ends
 from .player import PlayReader
@@ -104,7 +105,7 @@ def opinion_facts(reader: PlayReader, encoded: bytes) -> list[Fact]:
     best = 1 if len(names) == 2 else int(p_K.argmax())
     return [Fact(f"classifier: {names[best]}", float(p_K[best]), "share")]
 
-# %% ../../nbs/lib/looking/44_play_views.ipynb #f80d3025ea96430e99139e19e88b1cc3
+# %% ../../nbs/lib/looking/44_play_views.ipynb #02fc581a7abb4cb787b78c76afc482ad
 def sentiment_view(
     reader: PlayReader,
     encoded: bytes,
@@ -120,9 +121,7 @@ def sentiment_view(
     vote_T = neuron.sign * (rows["neuron"] - neuron.threshold)
     scale = max(most, float(np.abs(vote_T).max(initial=0.0))) or 1.0
     row = Row(f"{neuron.unit}", vote_T, scale, "votes bad", "votes good")
-    taught = "nobody taught it."
-    if "{stars}" in reader.player.model.config.template:
-        taught = "the stars behind the reviews it read taught it."
+    taught = who_taught(reader.player.model.config.template)
     said = f"Unit {neuron.unit} was found to follow sentiment; {taught}"
     last = float(vote_T[-1]) if len(vote_T) else 0.0
     facts = [Fact(f"vote of unit {neuron.unit}", last), *facts]
