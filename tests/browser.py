@@ -297,6 +297,16 @@ def die_with_parent() -> None:
 
 
 @contextmanager
+def offline(lab):
+    "A fresh profile with the network off, in the theme of the lab."
+    context = lab.page.context.browser.new_context(offline=True, color_scheme=lab.theme)
+    try:
+        yield Tab(context.new_page())
+    finally:
+        context.close()
+
+
+@contextmanager
 def open_lab(folder: Path, dark: bool = False, size: tuple = (1400, 1000)):
     "JupyterLab in its light or dark theme, working in `folder`, in a browser of its own."
     chromium()

@@ -1,11 +1,10 @@
 """The heatmap in a real JupyterLab: every control used, then both the page and Python are asked."""
 
 import json
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from browser import ROOT, Tab, open_lab
+from browser import ROOT, offline, open_lab
 from hostile import HOSTILE
 
 from sentiment_kit.data.text import encode
@@ -390,16 +389,6 @@ def test_saved_notebook_has_no_state(lab):
 def png_size(data):
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-
-
-@contextmanager
-def offline(lab):
-    "A fresh profile with the network off, in the theme of the lab."
-    context = lab.page.context.browser.new_context(offline=True, color_scheme=lab.theme)
-    try:
-        yield Tab(context.new_page())
-    finally:
-        context.close()
 
 
 def test_saving(lab, tmp_path):

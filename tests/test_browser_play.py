@@ -2,12 +2,11 @@
 
 import re
 import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-from browser import ROOT, Lab, Tab, open_lab, open_tab, serve
+from browser import ROOT, Lab, offline, open_lab, open_tab, serve
 
 from sentiment_kit.data.text import encode
 from sentiment_kit.looking.edits import SUGGESTIONS
@@ -47,16 +46,6 @@ def lab(request, tmp_path_factory):
     with open_lab(tmp_path_factory.mktemp(request.param), dark=request.param == "dark") as lab:
         lab.theme = request.param
         yield lab
-
-
-@contextmanager
-def offline(lab):
-    "A fresh profile with the network off, in the theme of the lab."
-    context = lab.page.context.browser.new_context(offline=True, color_scheme=lab.theme)
-    try:
-        yield Tab(context.new_page())
-    finally:
-        context.close()
 
 
 def card(lab, name):
