@@ -158,7 +158,7 @@ def test_a_published_set_is_fetched_before_the_training(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["smoke", "small_cpu", "reviews_small", "reviews_stars", "demo", "bench"]
+    "name", ["smoke", "small_cpu", "reviews_small", "reviews", "reviews_stars", "demo", "bench"]
 )
 def test_shipped_recipes_pass(name, tmp_path):
     recipe = read_recipe(name)
