@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CarrierRow', 'Asked', 'ask', 'two_areas', 'area_estimates', 'judge_carrier', 'rows_of_rules', 'rotate', 'chosen_anew',
            'rotated_row', 'shuffled_scores', 'random_scores', 'luck_row', 'judge_numbers', 'length_row', 'count_words',
-           'words_row', 'fit_part', 'probe_row', 'carrier_controls']
+           'words_row', 'fit_part', 'TwoProbes', 'fit_probes', 'judge_probes', 'carrier_controls']
 
 # %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #15bbb4b61f784a9fa8b3420de0141806
 from typing import Any, NamedTuple
@@ -213,28 +213,40 @@ def words_row(learn: Texts, chosen_on: Asked, judged_on: Asked, repeats: int) ->
     row = judge_numbers(name, known, count_words(words, judged_on), repeats)
     return row._replace(chosen=None)  # it has learnt from these very texts
 
-# %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #97f14041
+# %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #4effae21bb8f4446a12969e5cab3aad5
 def fit_part(X_NU: np.ndarray, y_N: np.ndarray, text_N: np.ndarray) -> SentimentProbe:
     "A probe on rows of texts; C by the rows of every fifth text."
     valid = text_N % 5 == 0
     return SentimentProbe().fit(X_NU[~valid], y_N[~valid], X_NU[valid], y_N[valid])
 
 
-def probe_row(chosen_on: Asked, judged_on: Asked, repeats: int) -> CarrierRow:
-    "All units: one probe for the last byte, one for places inside."
+class TwoProbes(NamedTuple):
+    "Probes on all units."
+
+    at_end: SentimentProbe
+    within: SentimentProbe
+
+
+def fit_probes(chosen_on: Asked) -> TwoProbes:
+    "One probe for the last byte, one for places inside."
     N = len(chosen_on.y_N)
     states = chosen_on.states
     at_end = fit_part(states.last_NU, chosen_on.y_N, np.arange(N))
     two_N2U = states.inside_NKU[:, :: max(1, states.inside_NKU.shape[1] - 1)]
     rows = np.repeat(np.arange(N), two_N2U.shape[1])
     within = fit_part(two_N2U.reshape(len(rows), -1), chosen_on.y_N[rows], rows)
+    return TwoProbes(at_end, within)
+
+# %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #ab7e9a758312403eb38604263644b9bd
+def judge_probes(probes: TwoProbes, judged_on: Asked, repeats: int) -> CarrierRow:
+    "All units as a row."
     judged = judged_on.states
-    last_N = judged.last_NU @ at_end.coef_[0]
-    inside_NK = judged.inside_NKU @ within.coef_[0]
+    last_N = judged.last_NU @ probes.at_end.coef_[0]
+    inside_NK = judged.inside_NKU @ probes.within.coef_[0]
     areas = area_estimates(last_N, inside_NK, judged_on.y_N, 1, repeats)
     return CarrierRow("all units, a probe at the end and one inside", None, None, *areas)
 
-# %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #dfc33598f79047a594e15c61628f482d
+# %% ../../nbs/lib/evidence/12_carrier_controls.ipynb #3c6dec8d258b4745960376f94f38c3ab
 def carrier_controls(
     model: LanguageModel | StateSource | str,
     choose: Texts,  # two classes: the unit is chosen here
@@ -256,7 +268,7 @@ def carrier_controls(
     chosen_on = ask(source, choose, k, seed)
     judged_on = ask(source, confirm, k, seed)
     rows = rows_of_rules(chosen_on, judged_on, repeats)
-    rows.append(probe_row(chosen_on, judged_on, repeats))
+    rows.append(judge_probes(fit_probes(chosen_on), judged_on, repeats))
     if isinstance(source, ModelStates):
         twin = as_source(untrained_twin(source.model, seed), source.state, source.layer)
         fresh = (ask(twin, choose, k, seed), ask(twin, confirm, k, seed))
