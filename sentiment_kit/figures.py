@@ -38,7 +38,7 @@ def series_line(
     dash = DASHES[i // len(SERIES) % len(DASHES)]
     return dict(color=SERIES[i % len(SERIES)], dash=dash)
 
-# %% ../nbs/lib/00_figures.ipynb #71700747
+# %% ../nbs/lib/00_figures.ipynb #a05f0cb8edda42e4b2c9b89ce1ead329
 def standard_layout(
     figure: "go.Figure",
     width: int | None = None,  # pixels; None: as wide as the page
@@ -56,6 +56,9 @@ def see_through(
     figure: "go.Figure",  # changed in place
 ) -> "go.Figure":
     "No ground of its own: that of the page shows, light or dark."
+    lines = dict(gridcolor=GRID, zerolinecolor=AXIS)
+    figure.update_xaxes(lines)
+    figure.update_yaxes(lines)
     return figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
 
 # %% ../nbs/lib/00_figures.ipynb #cabf185cc3b84581ad76a34094f98738

@@ -89,6 +89,13 @@ def axe_source() -> str:
         return packed.extractfile("package/axe.min.js").read().decode()
 
 
+def shot_path(name: str) -> Path:
+    "Where the picture NAME goes: out/screenshots/NAME.png; the folder is made."
+    path = ROOT / "out" / "screenshots" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 class Tab:
     "A page, the errors on its console and what it asked of other servers (which was refused)."
 
@@ -122,7 +129,7 @@ class Tab:
 
     def screenshot(self, name: str, of=None) -> Path:
         "out/screenshots/NAME.png of a locator, or of what the window shows."
-        path = ROOT / "out" / "screenshots" / f"{name}.png"
+        path = shot_path(name)
         (of or self.page).screenshot(path=path)
         return path
 

@@ -27,7 +27,7 @@ def test_a_notebook_runs_in_jupyterlab_and_nothing_stays_behind(tmp_path):
             ]
         )
         page.wait_for_function("document.querySelector('.jp-OutputArea img').complete")
-        assert lab.outside == ["http://example.org/a.png"]
+        assert set(lab.outside) == {"http://example.org/a.png"}  # a browser may ask again
         assert any("ERR_NAME_NOT_RESOLVED" in error for error in lab.errors)
         assert page.evaluate("document.querySelector('.jp-OutputArea img').naturalWidth") == 0
         assert [line.split(":")[0] for line in lab.axe(".jp-OutputArea")] == ["aria-roles"]

@@ -26,6 +26,27 @@ TINTS = """view => [...view.querySelectorAll('.skh-mark')].map(span => {
     return rgb ? Number(rgb[3] ?? 1) * (Number(rgb[0]) > 200 ? 1 : -1) : 0; })"""
 
 
+# Which parts of a scale lie on each other, and which names of strips are cut off.
+CLUTTER = """() => {
+    const meet = (a, b) => a.left < b.right - 0.5 && b.left < a.right - 0.5
+        && a.top < b.bottom - 0.5 && b.top < a.bottom - 0.5;
+    const found = [];
+    for (const scale of document.querySelectorAll('.skh-scale')) {
+        const [low, , high] = scale.querySelector('.skh-swatches').children;
+        const words = [scale.querySelector('.skh-name'), low, high];
+        const drawn = [...scale.querySelectorAll('.skh-swatch, .skh-steps')];
+        const boxes = [...words, ...drawn].map(node => node.getBoundingClientRect());
+        boxes.forEach((a, i) => boxes.slice(i + 1).forEach((b, j) => {
+            if (meet(a, b)) found.push([scale.innerText, i, i + 1 + j]);
+        }));
+    }
+    for (const name of document.querySelectorAll('.skh-gutter')) {
+        if (name.scrollWidth > name.clientWidth) found.push(name.textContent);
+    }
+    return found;
+}"""
+
+
 @pytest.fixture(scope="module")
 def model():
     return LanguageModel.from_pretrained("reviews-small")
@@ -62,6 +83,22 @@ def test_a_unit_opens_as_its_file_says(model, tmp_path, dark):
         assert contrasts(page.locator("main"))[0][0] >= 4.5, contrasts(page.locator("main"))[:5]
         assert tab.axe() == [] and tab.errors == []
         tab.screenshot(f"colour_unit_{'dark' if dark else 'light'}")
+
+
+@pytest.mark.parametrize("wide", [600, 1920])
+def test_nothing_overlaps_where_scales_have_long_words(tmp_path, wide):
+    weight_U = np.random.default_rng(0).normal(size=768)
+    model = LanguageModel.from_pretrained("reviews-stars")  # its units have long names
+    widget = HeatmapWidget(model, TEXT, [217, 3, 564, 17], weight_U=weight_U)
+    widget.shown = widget.units
+    with open_tab(size=(wide, 1000)) as tab:
+        page = show(tab, widget, tmp_path)
+        assert "217 · " in page.locator(".skh-legend").inner_text()
+        names = ["217", "3", "564", "17"]
+        assert page.locator(".skh-gutter").all_inner_texts()[:4] == names
+        assert page.evaluate(CLUTTER) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        tab.screenshot(f"colour_units_{wide}")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from browser import ROOT, offline, open_lab
+from browser import offline, open_lab, shot_path
 from hostile import HOSTILE
 
 from sentiment_kit.data.text import encode
 from sentiment_kit.figures import number
 from sentiment_kit.looking.heatmap_widget import HeatmapView
 from sentiment_kit.looking.marks import marks_of
+from sentiment_kit.looking.readings import SCORES, colour_words, end_words
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,24 @@ def pick_unit(widget, opener, word):
 
 
 def states(lab, text, unit):
-    return np.array(lab.python(f"record_states(model, {text!r}, [{unit}])[:, 0].tolist()"))
+    "As they are drawn: turned by the sign of the unit's weight in the probe, where there is one."
+    sign = lab.python(
+        f"1 if widget._weight_U is None else float(np.sign(widget._weight_U[{unit}]))"
+    )
+    c_T = lab.python(f"record_states(model, {text!r}, [{unit}])[:, 0].tolist()")
+    return sign * np.array(c_T)
+
+
+def ends_of(widget):
+    "What stands at both ends of the first scale."
+    swatches = widget.locator(".skh-swatches").first.locator("> span")
+    return [swatches.first.inner_text(), swatches.last.inner_text()]
+
+
+def ends_told(scale, ends=None):
+    "What should stand there, from `scale`, the largest value."
+    low, high = end_words(ends)
+    return [f"{low} {number(-scale)}", f"{number(scale)} {high}"]
 
 
 def test_every_control(lab):
@@ -75,11 +93,8 @@ def test_every_control(lab):
     values, scale = c_T[[m.stop - 1 for m in marks]], np.abs(c_T[[m.stop - 1 for m in marks]]).max()
     tints = np.array(view.evaluate(TINTS)) / 0.62
     np.testing.assert_allclose(tints, np.abs(values) / scale, atol=0.02)  # forty steps
-    swatches = widget.locator(".skh-swatches > span")
-    assert [swatches.first.inner_text(), swatches.last.inner_text()] == [
-        number(-scale),
-        number(scale),
-    ]
+    assert ends_of(widget) == ends_told(scale, SCORES)
+    assert widget.locator(".skh-title").inner_text() == f"unit 3 {colour_words(SCORES)}"
 
     g = next(
         g for g, mark in enumerate(marks) if "👩" in mark.shown
@@ -127,12 +142,14 @@ def test_every_control(lab):
     widget.get_by_role(
         "button", name="unit 3: choose another"
     ).click()  # the list, by weight and by stars
-    facts = widget.locator(".skh-option").first.inner_text()
+    options = widget.locator(".skh-option")
+    assert options.first.inner_text() == "surprise in bits"  # what is no unit stands before them
+    facts = options.nth(1).inner_text()
     best = lab.python("int(np.argmax(np.abs(np.frombuffer(widget.choices['weight'], '<f4'))))")
     assert f"unit {best}" in facts and "weight" in facts and "r ★" in facts
     widget.get_by_role("combobox", name="order of the list").select_option("r with stars")
     best = lab.python("int(np.argmax(np.abs(np.frombuffer(widget.choices['stars'], '<f4'))))")
-    assert f"unit {best}" in widget.locator(".skh-option").first.inner_text()
+    assert f"unit {best}" in options.nth(1).inner_text()
     lab.screenshot(f"heatmap_picker_{lab.theme}", widget)
     search = widget.get_by_role("combobox", name="search units")
     search.fill("99")
@@ -150,21 +167,27 @@ def test_every_control(lab):
     )
     moved = int(np.argmax(np.abs(change_U)))
     button = widget.locator(".skh-tops button").first
-    assert button.inner_text() == f"{moved}  {number(change_U[moved])}"
+    sign = lab.python(f"float(np.sign(widget._weight_U[{moved}]))")
+    assert button.inner_text() == f"{moved}  {number(sign * change_U[moved])}"
     button.click()
     assert lab.wait(f"widget.shown == [{moved}] and {moved} in widget.picture['units']")
     widget.locator(".skh-scale", has_text=f"unit {moved}").wait_for()
+    view.locator(f"[data-g='{g}']").hover()  # the same change as the list has told
+    assert told(widget)[f"unit {moved}"][2] == number(sign * change_U[moved])
 
     widget.get_by_role("button", name="Ledger").click()
     assert lab.wait(f"'{moved}' in widget.ledgers")
-    widget.locator(".skh-scale", has_text="all together").wait_for()
+    account = widget.locator(".skh-account", has_text="all together")
+    account.wait_for()
+    total = sign * lab.python(f"write_ledger(model, {text!r}, {moved}).total")
+    assert f"all together {number(total)}" in account.inner_text()
     view.locator(f"[data-g='{g}']").hover()
     wrote, survives, left = told(widget)[f"unit {moved}"]
     entries = lab.python(
         "(lambda l: [l.write_T.tolist(), l.contribution_T.tolist()])"
         f"(write_ledger(model, {text!r}, {moved}))"
     )
-    written, kept = [sum(entry[marks[g - 1].stop : marks[g].stop]) for entry in entries]
+    written, kept = [sign * sum(entry[marks[g - 1].stop : marks[g].stop]) for entry in entries]
     assert (wrote, left) == (
         number(written),
         number(kept),
@@ -256,7 +279,8 @@ def test_models_and_texts_side_by_side_and_several_widgets(lab):
     ]
     page = lab.run(cells)
     two, texts, view = (heatmap(page, n) for n in range(3))
-    assert two.locator(".skh-title").all_inner_texts() == ["first", "second"]
+    titles = [f"{name} · unit 3 / 5 {colour_words()}" for name in ("first", "second")]
+    assert two.locator(".skh-title").all_inner_texts() == titles
     two.locator(".skh-view").first.locator("[data-g='5']").hover()
     assert list(told(two)) == ["unit 3 / 5, first", "unit 3 / 5, second"]
     values = lab.python(
@@ -265,7 +289,7 @@ def test_models_and_texts_side_by_side_and_several_widgets(lab):
     )
     assert [cells[0] for cells in told(two).values()] == [number(v[5]) for v in values]
     scale = max(np.abs(v).max() for v in values)  # one for both
-    assert two.locator(".skh-swatches > span").last.inner_text() == number(scale)
+    assert ends_of(two) == ends_told(scale)
     x = [
         pane.bounding_box()["x"]
         for pane in (*two.locator(".skh-view").all(), *texts.locator(".skh-view").all())
@@ -324,7 +348,7 @@ def test_accessibility(lab):
     widget.locator("[data-g='7']").first.click()
     widget.locator(".skh-tops button").first.wait_for()
     widget.get_by_role("button", name="Ledger").click()
-    widget.locator(".skh-scale", has_text="all together").wait_for()
+    widget.locator(".skh-account", has_text="all together").first.wait_for()
     widget.get_by_role("button", name="add a unit beside these").click()
     assert lab.axe(".jp-OutputArea .skh") == []
 
@@ -368,7 +392,8 @@ def test_hostile_texts_change_nothing_but_the_picture(lab, tmp_path):
         f"units=[{HOSTILE['image']!r}])"
     )
     page.wait_for_function("document.querySelector('.skh-title')")
-    assert heatmap(page).locator(".skh-title").inner_text() == HOSTILE["script"]
+    title = f"{HOSTILE['script']} · {HOSTILE['image']} {colour_words()}"
+    assert heatmap(page).locator(".skh-title").inner_text() == title
     assert (
         page.evaluate("window.hacked") is None
         and page.locator(".skh img, .skh script").count() == 0
@@ -417,9 +442,7 @@ def test_saving(lab, tmp_path):
     lab.python("widget.save('asked.png')")
     assert lab.wait("__import__('pathlib').Path('asked.png').exists()")
     assert png_size((lab.folder / "asked.png").read_bytes()) == (wide, high)
-    (ROOT / "out" / "screenshots" / f"heatmap_png_{lab.theme}.png").write_bytes(
-        files["PNG"].read_bytes()
-    )
+    shot_path(f"heatmap_png_{lab.theme}").write_bytes(files["PNG"].read_bytes())
 
     with offline(lab) as tab:
         tab.page.goto(files["HTML"].as_uri())

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from browser import ROOT, open_tab
+from browser import open_tab, shot_path
 from hostile import HOSTILE
 
 from sentiment_kit.data.text import encode
 from sentiment_kit.figures import number
+from sentiment_kit.looking.ledger import write_ledger
 from sentiment_kit.looking.live_page import save_live_page
 from sentiment_kit.looking.next_byte import surprise
 from sentiment_kit.model.language_model import LanguageModel
@@ -107,7 +108,7 @@ def test_every_control(file, dark):
         assert number(vote) in verdict.inner_text()
         assert ("votes good" if vote > 0 else "votes bad") in verdict.inner_text()
         legend = page.locator(".skh-legend").inner_text()
-        assert "votes bad (blue)" in legend and "votes good (orange)" in legend
+        assert "blue: votes bad −" in legend and re.search(r"\+\S+ orange: votes good", legend)
         press("Put a “not” in")
         page.locator(".skl-verdict", has_text="Before:").wait_for()
         assert box.input_value() == "It was not good." and "not" in view.evaluate(ROWS)
@@ -126,13 +127,18 @@ def test_every_control(file, dark):
         assert page.locator(".skh-tops button").count() == 12
 
         press("Any unit")
-        page.get_by_role("button", name=f"unit {neuron['unit']}: choose another").click()
+        page.get_by_role("button", name=f"unit {told['unit']}: choose another").click()
         page.get_by_role("combobox", name="search units").fill("17")
         page.get_by_role("combobox", name="search units").press("Enter")
         assert "unit 17" in page.locator(".skh-legend").inner_text()
         press("Account")
         assert "keeps the most" in verdict.inner_text()
-        assert "all together" in page.locator(".skh-legend").inner_text()
+        unit = page.evaluate("() => livePage.model.get('shown')[0]")
+        assert f"Of all {model.config.hidden_size} units, {unit} keeps" in verdict.inner_text()
+        account = page.locator(".skh-account").inner_text()
+        total = re.search(r"all together (\S+)", account)[1].replace("−", "-")
+        wanted = write_ledger(model, told["texts"][0], unit).total
+        assert float(total) == pytest.approx(wanted, abs=2e-3 + 5e-3 * abs(wanted))  # three digits
         assert tab.axe() == []
 
         page.get_by_role("slider", name="temperature").fill("0")
@@ -260,6 +266,4 @@ def test_firefox_reads_too(file, tmp_path):
         speeds = evaluate(f"JSON.stringify(({SPEED})())")
         print(f"Firefox, {name}: {sorted(map(round, speeds))} bytes/s")
         shot = ask("browsingContext.captureScreenshot", context=context)["data"]
-        path = ROOT / "out" / "screenshots" / "live_page_firefox.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(shot))
+        shot_path("live_page_firefox").write_bytes(base64.b64decode(shot))

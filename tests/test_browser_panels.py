@@ -1,5 +1,6 @@
 """Both panels in a real JupyterLab: clicked, typed into, stopped; page and kernel agree."""
 
+import numpy as np
 import pytest
 from browser import open_lab
 
@@ -69,9 +70,14 @@ def test_neuron_map(lab):
     page.wait_for_timeout(500)
     assert "12" in shown.locator("table td").first.inner_text()
     assert shown.locator("table td").nth(1).inner_text() in lab.python("panel.numbers.value")
-    bars = """el => [...el.querySelectorAll('.js-plotly-plot')].map(
-        p => p.data.map(d => d.y.reduce((a, b) => a + b)))"""
-    assert sum(shown.evaluate(bars)[0]) == lab.python("len(data['test'].texts)")
+    bars = """el => [...el.querySelectorAll('.js-plotly-plot')].map(p => p.data.filter(
+        d => d.type === 'bar').map(d => d.y.reduce((a, b) => a + b)))"""
+    of_map, of_histogram = shown.evaluate(bars)  # the map above has dots, no bars
+    counts = np.bincount(lab.python("panel.y[panel.judged].tolist()"))
+    assert of_map == [] and of_histogram == counts.tolist()
+    lines = shown.locator(".gridlayer path")
+    strokes = lines.evaluate_all("all => all.map(line => getComputedStyle(line).stroke)")
+    assert len(strokes) > 8 and set(strokes) == {"rgb(136, 136, 136)"}  # on any ground
     shown.get_by_label("in order of").select_option("number")
     shown.get_by_role("button", name="previous").click()
     lab.wait("panel.unit == 11")

@@ -180,9 +180,9 @@ folder = tempfile.mkdtemp()
 os.environ["SENTIMENT_KIT_NOTES"] = folder
 import sentiment_kit as sk
 from sentiment_kit.data.datasets import load_dataset
-sk.name_unit("reviews-small", 3, "<b>my unit")
+sk.name_unit("reviews-stars", 3, "<b>my unit")
 part = load_dataset("samples")["test"]
-table = sk.look(part, cache=folder)
+table = sk.look(part, "reviews-stars", cache=folder)
 table
 """
 

@@ -385,7 +385,10 @@ def test_ledger_and_top_units_are_answers_about_the_present_text(model):
             assert got["total"] == pytest.approx(wanted.total)
     widget.picked = dict(pane=0, start=4, stop=6)
     c_TU = record_states(model, widget.texts[0])
-    assert widget.top == dict(pane=0, start=4, stop=6) | top_units(c_TU[3], c_TU[5])
+    readings = widget.top["readings"]
+    wanted = dict(pane=0, start=4, stop=6) | top_units(c_TU[3], c_TU[5])
+    assert widget.top == wanted | dict(readings=readings)
+    assert set(readings) == {str(u) for u, *_ in wanted["moved"] + wanted["largest"]}
     unit, value, change = widget.top["moved"][0]
     assert abs(change) == pytest.approx(np.abs(c_TU[5] - c_TU[3]).max()) and value == pytest.approx(
         c_TU[5, unit]
@@ -396,6 +399,14 @@ def test_ledger_and_top_units_are_answers_about_the_present_text(model):
     assert widget.top == {}
     widget.view = "state"
     assert widget.ledgers == {}
+
+
+def test_top_units_are_told_with_the_sign_in_which_they_are_drawn(model):
+    weight_U = np.resize([1.0, -1.0], model.config.hidden_size)
+    widget = HeatmapWidget([model, model], "It broke.", [2], weight_U=weight_U)
+    widget.picked = dict(pane=1, start=4, stop=5)
+    for unit, *_ in widget.top["moved"]:
+        assert widget.top["readings"][str(unit)]["turns"] == 2 * [[weight_U[unit], 0]]
 
 
 class Letters:

@@ -11,6 +11,7 @@ import torch
 from sentiment_kit.data.files import KitError
 from sentiment_kit.data.labelled import Texts
 from sentiment_kit.evidence.behaviour import unit_snippets
+from sentiment_kit.figures import GRID
 from sentiment_kit.looking.heatmap import snippets_html
 from sentiment_kit.looking.neuron_map import (
     NeuronMap,
@@ -158,6 +159,7 @@ def test_neuron_map_shows_a_unit_that_is_not_in_the_order(model, data, measured)
     panel = NeuronMap(model, data, probe, X, k=1)
     panel.unit = next(unit for unit in range(32) if unit not in probe.neurons_)
     assert "not among" in panel.place.value and "none" in panel.numbers.value
+    assert panel.figure.layout.yaxis.gridcolor == panel.figure.layout.xaxis.gridcolor == GRID
     panel.controls["next"].click()
     assert panel.unit == probe.neurons_[0]
 

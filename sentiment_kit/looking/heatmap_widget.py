@@ -6,7 +6,7 @@
 __all__ = ['SAVED', 'heatmap_document', 'heatmap_numbers', 'still', 'picture_of', 'answer_browser', 'HeatmapView', 'save_view',
            'HeatmapWidget', 'read_texts']
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #2d38739d1ba148ddb7449dd93fc3f445
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #4f2952f646f548b180aacd79732e9d9b
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,13 @@ from ..data.containers import one_or_more
 from ..data.files import KitError, write_atomic
 from ..figures import NEGATIVE, POSITIVE
 from .heatmap import OPACITY, heatmap_html
-from .known_units import Opening, opening, told_units, unit_choices
+from sentiment_kit.looking.known_units import (
+    Opening,
+    opening,
+    told_top,
+    told_units,
+    unit_choices,
+)
 from .live_page import reader_page
 from .page_parts import SCRIPT, STYLE_SHEET, page_policy, state_json
 from sentiment_kit.looking.panes import (
@@ -209,7 +215,7 @@ def save_view(view: HeatmapView, path: Path, live: bool = False):
     else:
         raise KitError(f"{path.name}: a heatmap is saved as .html, .json or .png")
 
-# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #6c2f70efe312434f94802f5e6c6c90f7
+# %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #e9d18a74cf7f4862bbbd6acd06a6dca8
 class HeatmapWidget(HeatmapView):
     "Texts in the colours of a model's units: type, look up units, compare, open the ledger."
 
@@ -264,7 +270,8 @@ class HeatmapWidget(HeatmapView):
         if not self.picked or not self._reader.sources:
             return
         if self.picked["stop"] <= len(panes[self.picked["pane"]]["bytes"]):  # else: an old text
-            self.top = self._reader.top(panes, self.picture["units"], **self.picked)
+            units = self.picture["units"]
+            self.top = told_top(self._reader, panes, units, self.picked, self._weight_U)
 
 # %% ../../nbs/lib/looking/40_heatmap_widget.ipynb #e48a64406b2840ca840657c13cad2c04
 def read_texts(

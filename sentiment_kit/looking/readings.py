@@ -19,7 +19,7 @@ from ..transfer.values_by_label import ValuesByLabel, neutral_range, share_below
 # %% ../../nbs/lib/looking/05_readings.ipynb #eb8b67bb36944b95a74a0f01c8cca211
 PLAIN = ("below zero", "above zero")
 VOTES = ("votes bad", "votes good")
-SCORES = ("counts against it in the probe", "counts for it in the probe")
+SCORES = ("lowers the score of the probe", "raises the score of the probe")
 SURPRISE = ("", "not expected")
 
 

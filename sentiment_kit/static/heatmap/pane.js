@@ -114,7 +114,8 @@ export class Pane {
     line.style.paddingInlineStart = `${this.gutter}px`;
     this.app.drawn.forEach(({ unit }, k) => {
       const label = this.app.label?.(unit) ?? key(unit);
-      const name = words("span", "skh-gutter", label.replace(/^unit /, ""));
+      const short = label.replace(/^unit /, "").split(" · ")[0]; // its note has no room here
+      const name = words("span", "skh-gutter", short);
       name.setAttribute("aria-hidden", "true");
       name.style.top = `${LINE + k * strip(2)}px`;
       line.append(name);

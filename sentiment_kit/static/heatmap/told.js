@@ -2,11 +2,11 @@
 // the units that a clicked character moved.
 
 import { expected } from "./ahead.js";
-import { button, decoder, element, hex, key, number, words } from "./basics.js";
+import { button, decoder, element, has, hex, number, words } from "./basics.js";
 import { bars, picture, tint } from "./colour.js";
 import { strip } from "./layout.js";
 import { percentile } from "./marks.js";
-import { endWords, standings } from "./readings.js";
+import { endWords, readingOf, standings, turnOf } from "./readings.js";
 
 // The scale itself, as tints and as bars. What counts is never below 0.
 function ramp(palette, counts, flipped) {
@@ -23,17 +23,21 @@ function ramp(palette, counts, flipped) {
   return element("span", "skh-ramp", { attributes }, ...swatches, drawn);
 }
 
-// The two ends of a scale: what each colour means, and the values there.
+// The two ends of a scale: what each colour means, and beside the ramp the values there.
 function endsOf({ reading, flipped, scale, counts, full }) {
   const [low, high] = endWords(reading, flipped);
-  if (counts) return ["0", `${full ? `${full} or more` : number(scale)} ${high || low}`];
-  return [`${low} ${number(-scale)}`, `${number(scale)} ${high}`];
+  const said = (colour) => words("span", "skh-note", colour);
+  if (counts) return [["0"], [full ? `${full} or more` : number(scale), " ", said(high || low)]];
+  return [
+    [said(low), " ", number(-scale)],
+    [number(scale), " ", said(high)],
+  ];
 }
 
 function scaleLine(drawn, app) {
   const { unit, flipped, ledger, counts, reading } = drawn;
   const name = app.label(unit) + (flipped ? " (sign flipped)" : "");
-  const [low, high] = endsOf(drawn).map((end) => words("span", "", end));
+  const [low, high] = endsOf(drawn).map((end) => element("span", "", {}, ...end));
   const steps = ramp(app.palette, counts, flipped);
   const swatches = element("span", "skh-swatches", {}, low, steps, high);
   const parts = [words("span", "skh-name", name), swatches];
@@ -144,12 +148,16 @@ export function inspect(app, pane, mark, live) {
   app.told.replaceChildren(...parts, ...standings(app, pane, g));
 }
 
-function topButton(app, [unit, value, change], shownValue) {
-  const told = `value ${number(value)}, change ${number(change)}`;
+// Value and change as they are drawn, so that the list agrees with the table above it.
+function topButton(app, top, [unit, raw, moved], by) {
+  const reading = readingOf({ readings: { ...app.picture.readings, ...top.readings } }, unit);
+  const { sign, middle } = turnOf(reading, top.pane, has(app.flipped, unit));
+  const drawn = { value: sign * (raw - middle), change: sign * moved };
+  const told = `value ${number(drawn.value)}, change ${number(drawn.change)}`;
   const title = `${app.label(unit)}: ${told}; click to draw it`;
   const choose = () => app.choose(0, unit);
   const name = app.label(unit).replace(/^unit /, "");
-  const node = button(`${name}  ${number(shownValue)}`, title, choose);
+  const node = button(`${name}  ${number(drawn[by])}`, title, choose);
   node.dataset.unit = unit;
   return node;
 }
@@ -164,14 +172,14 @@ export function tellTop(app) {
     return;
   }
   const quote = decoder.decode(text.bytes.subarray(top.start, top.stop)).trim() || "␣";
-  const line = (name, units, n) => {
+  const line = (name, units, by) => {
     const shown = words("bdi", "skh-quote", quote);
     const head = element("span", "skh-name", {}, `units ${name} `, shown);
-    const buttons = units.map((row) => topButton(app, row, row[n]));
+    const buttons = units.map((row) => topButton(app, top, row, by));
     return element("div", "skh-line", {}, head, ...buttons);
   };
   app.tops.replaceChildren(
-    line("moved most by", top.moved, 2),
-    line("largest after", top.largest, 1),
+    line("moved most by", top.moved, "change"),
+    line("largest after", top.largest, "value"),
   );
 }
