@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from sentiment_kit.evidence.bare_products import writing_products
-from sentiment_kit.model.cpu_kernels import Product, packing_works, transposed_product
+from sentiment_kit.model.cpu_kernels import Product, packing_works
 from sentiment_kit.model.lanes import lay_out
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
+from sentiment_kit.model.products import transposed_product
 from sentiment_kit.model.reading import ModelStates, state_chunks
 
 

@@ -124,7 +124,7 @@ def compare_training(
         runs += [Run(what, precision, ids_BT.numel(), call) for what, call in steps.items()]
     return in_turns(runs, rounds, H=H, B=B, T=T)
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #914d8dd42d8d4132be450e74e2e3f2c3
+# %% ../../nbs/lib/evidence/90_speed.ipynb #24d64ff074e8417abfcfa78f963ff985
 def reading_runs(
     hidden_size: int, texts: Sequence[str], precisions: Sequence[str], lanes: int
 ) -> Iterator[Run]:
@@ -134,10 +134,9 @@ def reading_runs(
     n_steps = math.ceil(n_bytes / lanes)
     for precision in precisions:
         featurizer = ByteFeaturizer(LanguageModel(config, precision), lanes=lanes)
-        step = forward_products(hidden_size, lanes, precision)
         calls = {
             "ours": lambda featurizer=featurizer: featurizer.transform(texts),
-            PRODUCTS: lambda step=step: [step() for _ in range(n_steps)],
+            PRODUCTS: forward_products(hidden_size, lanes, precision, n_steps),
         }
         yield from (Run(what, precision, n_bytes, call) for what, call in calls.items())
 

@@ -267,10 +267,10 @@ class Kernel:
         self.address = compiled(assembler("kernel", formulas, streams), "kernel")
         self.run_alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address)
 
-# %% ../../nbs/lib/model/33_kernel_loops.ipynb #39a6514e284a415999bca34e3e48c8e5
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #4d468186fde74fa684e8ae198697f363
 def in_time(x: torch.Tensor, n_axes: int) -> tuple[int, int]:
     "Address, and bytes from a step to the next: 0 where time is not the first of `n_axes` axes."
-    if not x.is_contiguous():
+    if not (x[0] if x.dim() == n_axes and len(x) else x).is_contiguous():
         raise ValueError(f"a kernel walks over {tuple(x.shape)} without gaps, not {x.stride()}")
     return x.data_ptr(), x.stride(0) * x.element_size() if x.dim() == n_axes else 0
 
@@ -281,7 +281,7 @@ def constants(lanes: int, units: int) -> tuple[torch.Tensor, torch.Tensor, torch
     zeros = torch.zeros(4 * units + LANES)
     return zeros, torch.zeros(lanes, dtype=torch.bool), torch.arange(lanes)
 
-# %% ../../nbs/lib/model/33_kernel_loops.ipynb #2b5f28505d914af2bfc6c6302b542c77
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #cfbb37ec894b41f9869ed54c4ced9a65
 class Call:
     "A kernel bound to the arrays of a run: `call(t, made)` is one step."
 

@@ -7,7 +7,7 @@ __all__ = ['BUNDLED', 'WEIGHTS', 'LanguageModelConfig', 'head_dtype', 'row_logit
            'fresh_embedding', 'pretrained_folder', 'stated_config', 'save_weights', 'read_config', 'check_layers',
            'weight_versions', 'remember_folder', 'folder_of', 'LanguageModel', 'ModelReader']
 
-# %% ../../nbs/lib/model/70_language_model.ipynb #35f18cd67a1548f08f51e58e27a303ea
+# %% ../../nbs/lib/model/70_language_model.ipynb #179fb1db9d864d709051ddd538bdd0ab
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -22,9 +22,10 @@ from ..data.checksums import check_table, read_manifest, verify_table
 from ..data.files import KitError, read_json, sha256_file, write_atomic, write_json
 from ..data.template import BODY, Template
 from ..data.text import PRESETS
-from .cpu_kernels import linear, storage_dtype
+from .cpu_kernels import storage_dtype
 from .gpu_products import fp32_product
 from .mlstm import LSTM, MLSTM, MLSTMState
+from .products import linear
 from .reader import Reader
 from .weights import load_weights, read_array_shapes
 

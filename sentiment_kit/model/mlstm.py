@@ -6,7 +6,7 @@
 __all__ = ['MLSTMState', 'stacked', 'uniform_start', 'column_lengths', 'input_rows', 'RecurrentLayer', 'check_inputs',
            'any_resets', 'time_major', 'RecurrentStack', 'MLSTM', 'LSTM']
 
-# %% ../../nbs/lib/model/60_mlstm.ipynb #a1a5d76fa5d742bc975b0c77aba32b64
+# %% ../../nbs/lib/model/60_mlstm.ipynb #f8147d5aee884ed7919736ef0f8713f5
 import math
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from ..data.files import KitError
 from .norms import weight_norm
+from .products import linear
 from .recurrence import recurrence
 
 # %% ../../nbs/lib/model/60_mlstm.ipynb #8edb47106e1a46a883d545849b8ab81b
@@ -46,14 +47,17 @@ def column_lengths(w_IO: torch.Tensor) -> torch.Tensor:
     "The length of every column [O]; of a matrix without memory nothing is computed."
     return w_IO.new_empty(w_IO.shape[1]) if w_IO.is_meta else w_IO.norm(dim=0)
 
-# %% ../../nbs/lib/model/60_mlstm.ipynb #7623eae2785240b9bd12b16a66d81610
+# %% ../../nbs/lib/model/60_mlstm.ipynb #756d04914e32477e928f125345f9d38c
 def input_rows(
     w: dict[str, torch.Tensor],  # `RecurrentLayer.effective()`
     x: torch.Tensor,  # [..., D]
 ) -> tuple:  # zx [..., 4H]; mx [..., H], or None for an LSTM
     "The input products of a layer, for all rows of `x` at once."
-    zx = torch.addmm(w["b"], x.flatten(0, -2), w["w_x"]).unflatten(0, x.shape[:-1])
-    return zx, x @ w["w_mx"] if "w_mx" in w else None
+    x_ND = x.flatten(0, -2)
+    zx = linear(x_ND, w["w_x"].t(), w["b"]).unflatten(0, x.shape[:-1])
+    if "w_mx" not in w:
+        return zx, None
+    return zx, linear(x_ND, w["w_mx"].t()).unflatten(0, x.shape[:-1])
 
 # %% ../../nbs/lib/model/60_mlstm.ipynb #3a69e5d6308046b88a13d753a3510312
 class RecurrentLayer(nn.Module):

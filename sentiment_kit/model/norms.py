@@ -58,8 +58,8 @@ def fused_norm(
     stretches = [stretch.to(wide) for stretch in flat]
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(stretches)))
 
-# %% ../../nbs/lib/model/05_norms.ipynb #eecdc6edbb0d4ad7bc42d952e986c55b
-ROWS_AT_ONCE = 16  # on a CPU
+# %% ../../nbs/lib/model/05_norms.ipynb #1f2450a767244cca95d61c2730ac655b
+ROWS_AT_ONCE = 64  # on a CPU
 GPU_PIECE = 2**26  # numbers of a piece on a GPU: 268 MB of products
 
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['step_forward', 'walk_forward', 'low_rows', 'run_forward', 'ByteStep', 'transposed_products', 'weight_gradient',
-           'states_before', 'recurrent_gradients', 'run_backward', 'kernel_set', 'recurrence']
+           'states_before', 'recurrent_gradients', 'walk_backward', 'run_backward', 'kernel_set', 'recurrence']
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #333011db2e644d0a8f68a287af5619bc
+# %% ../../nbs/lib/model/50_recurrence.ipynb #6dd8e588b5154f0280a621c9bf28ced6
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,9 @@ from sentiment_kit.model.cpu_kernels import (
     Product,
     packs_rows,
     storage_dtype,
-    transposed_product,
 )
+from .panels import Panels
+from .pieces import BackwardPiece, ForwardPiece, in_one_call
 from sentiment_kit.model.pointwise import (
     FusedForward,
     TorchForward,
@@ -27,6 +28,7 @@ from sentiment_kit.model.pointwise import (
     forward_parts,
     table_rows,
 )
+from .products import transposed_product
 from sentiment_kit.model.tape import (
     Inputs,
     States,
@@ -50,9 +52,12 @@ def step_forward(
         m_BH = parts.mix(t, by_mh(m_BH))
     parts.gates(t, by_h(m_BH))
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #1c77bfd38d0e4c1dad4d0e193f986530
+# %% ../../nbs/lib/model/50_recurrence.ipynb #d67d2a2b9c5a4f4aaed92da1279ac9c9
 def walk_forward(given: Inputs, room: States | Tape) -> States | Tape:
     "All steps forward, into the room."
+    if in_one_call(given):
+        ForwardPiece(given, room).run()
+        return room
     by_h, by_mh = products(given)
     parts = forward_parts(given, room)
     for t in range(given.n_steps):
@@ -66,12 +71,12 @@ def low_rows(mx: Any, precision: str) -> Any:  # a tensor, or None as it is
         return mx
     return mx.to(storage_dtype(precision, mx))
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #29d626059c92462a9f8052c5c00eb480
+# %% ../../nbs/lib/model/50_recurrence.ipynb #944e86a68bc14fb1af9f5716fdfcb8b4
 def run_forward(
     zx: torch.Tensor,  # rows for the gates: x W_x + b, a table [V,4H] or [T,B,4H]
     mx: torch.Tensor | None,  # rows for m: x W_mx, [V,H] or [T,B,H]; None makes it an LSTM
-    w_h: torch.Tensor | Product,  # [H,4H], or made ready before
-    w_mh: torch.Tensor | Product | None,  # [H,H]; None for an LSTM
+    w_h: torch.Tensor | Product | Panels,  # [H,4H], or made ready before
+    w_mh: torch.Tensor | Product | Panels | None,  # [H,H]; None for an LSTM
     h_BH: torch.Tensor,  # state before the first byte
     c_BH: torch.Tensor,
     ids_TB: torch.Tensor | None = None,  # byte ids where zx and mx are tables
@@ -86,7 +91,7 @@ def run_forward(
     given = Inputs(zx, low_rows(mx, precision), w_h, w_mh, h_BH, c_BH, ids_TB, reset_TB, precision)
     return walk_forward(given, Tape(given) if keep else room_for_states(given, over))
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #ff411a381fa341de9aa8c35eb3f64534
+# %% ../../nbs/lib/model/50_recurrence.ipynb #38368cf9f2154b9f92c9cfd2b8d657e0
 class ByteStep:
     "`run_forward` over one byte a lane, without resets, again and again."
 
@@ -98,11 +103,16 @@ class ByteStep:
             copied |= dict(ids_TB=given.ids_TB.clone())
         self.given = given._replace(**copied)
         self.room = room_for_states(self.given, None)
-        self.by_h, self.by_mh = products(self.given)
-        self.parts = forward_parts(self.given, self.room)
         self.before = (self.room.h[0], self.room.c[0])
-        h_BH = self.parts.h(0)  # what enters the first product: of bf16 another copy
-        self.low_h = None if h_BH.data_ptr() == self.room.h.data_ptr() else h_BH
+        if in_one_call(self.given):
+            piece = ForwardPiece(self.given, self.room)
+            self.run = piece.run
+            h = piece.h
+        else:
+            parts = forward_parts(self.given, self.room)
+            self.run = partial(step_forward, 0, *products(self.given), parts)
+            h = parts.h(0)  # what enters the first product: of bf16 another copy
+        self.low_h = None if h.data_ptr() == self.room.h.data_ptr() else h
 
     def __call__(self, given: Inputs) -> States:
         "The states before and after, good until the next call."
@@ -116,7 +126,7 @@ class ByteStep:
             x_BH.copy_(given_BH)
         if self.low_h is not None:
             self.low_h.copy_(given.h_BH)
-        step_forward(0, self.by_h, self.by_mh, self.parts)
+        self.run()
         return self.room
 
 # %% ../../nbs/lib/model/50_recurrence.ipynb #ff2cefebcb0543668c2ec2bc6ce1d61a
@@ -162,7 +172,22 @@ def recurrent_gradients(
     d_w_mh = weight_gradient(h_TBH, tape.p, wide)
     return weight_gradient(tape.m, tape.g, wide), d_w_mh
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #c968641a07364e008320b990a6d39b20
+# %% ../../nbs/lib/model/50_recurrence.ipynb #be8a24816b6f4509957d21e2b7091165
+def walk_backward(tape: Tape, dh_TBH: torch.Tensor, dc_BH: torch.Tensor) -> tuple:
+    "All steps back: the gradient of the first h, and the parts, which have d_zx, d_mx and dc."
+    if in_one_call(tape.given):
+        piece = BackwardPiece(tape, dh_TBH, dc_BH)
+        return piece.d_h, piece
+    by_hT, by_mhT = transposed_products(tape.given)
+    parts = backward_parts(tape, dh_TBH, dc_BH)
+    d_BH = torch.zeros_like(dc_BH, dtype=tape.g.dtype)
+    for t in reversed(range(tape.given.n_steps)):
+        d_BH = by_hT(parts.gates(t, d_BH))
+        if by_mhT is not None:
+            d_BH = by_mhT(parts.mix(t, d_BH))
+    return d_BH, parts
+
+# %% ../../nbs/lib/model/50_recurrence.ipynb #db1a780d0cdd46a4b7e18e6fd273d895
 def run_backward(
     tape: Tape,  # of a `run_forward` with keep=True
     dh_TBH: torch.Tensor,  # gradient of every hidden state
@@ -170,13 +195,7 @@ def run_backward(
 ) -> tuple:  # gradients of zx, mx, w_h, w_mh (None where the LSTM has none), first h and first c
     "All steps backwards. The tape is used up."
     given = tape.given
-    by_hT, by_mhT = transposed_products(given)
-    parts = backward_parts(tape, dh_TBH, dc_BH)
-    d_BH = torch.zeros_like(dc_BH, dtype=tape.g.dtype)
-    for t in reversed(range(given.n_steps)):
-        d_BH = by_hT(parts.gates(t, d_BH))
-        if by_mhT is not None:
-            d_BH = by_mhT(parts.mix(t, d_BH))
+    d_BH, parts = walk_backward(tape, dh_TBH, dc_BH)
     reset_B1 = [*reset_masks(given.reset_TB, given.n_steps), None][0]
     first = (zeroed(d.to(dc_BH.dtype), reset_B1) for d in (d_BH, parts.dc))
     return parts.d_zx, parts.d_mx, *recurrent_gradients(tape, dh_TBH.dtype), *first

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['count_parameters', 'state_blocks', 'count_flops', 'activation_bytes', 'recorded_bytes', 'count_memory']
 
-# %% ../../nbs/lib/training/85_counts.ipynb #27284e0c596e40f297c1dee48984bcd5
-from ..model.cpu_kernels import STRETCH
+# %% ../../nbs/lib/training/85_counts.ipynb #47ee10262c394c4e865644763f2c5845
 from ..model.language_model import LanguageModelConfig
+from ..model.products import STRETCH
 from .ceilings import BYTES
 
 # %% ../../nbs/lib/training/85_counts.ipynb #638495bd
