@@ -17,6 +17,14 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "cuda: needs a CUDA device; skipped where there is none")
 
 
+@pytest.fixture(autouse=True)
+def nothing_was_said_before():
+    "What a user is told once in a process, each test is told once."
+    from sentiment_kit.data.files import NOTED
+
+    NOTED.clear()
+
+
 def pytest_collection_modifyitems(items):
     cuda = [item for item in items if item.get_closest_marker("cuda")]
     if cuda:

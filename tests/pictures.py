@@ -3,7 +3,8 @@
 From a finished run: its loss, and the values of its unit on the test texts. From the folder of the
 bundled models: two reviews in the colours of their neurons, and `sk.play()` after its first
 suggestion, on the last of them. From a benchmark (`make bench`): the bars of its training steps.
-From a run of 63_map_the_neuron, 64_loss_gap or 66_model_size: the figure in its executed notebook.
+From a run of 60_make_shards that compared the orders, of 63_map_the_neuron, 64_loss_gap or
+66_model_size: the figure in its executed notebook.
 
 Needs Chromium (Debian: apt-get install chromium; elsewhere name it in the variable CHROMIUM).
 """
@@ -67,8 +68,6 @@ def draw(figure: go.Figure, name: str) -> None:
 def draw_run(run: Path) -> None:
     "Loss of a run, and the unit that transfer and the neuron's map name in the model they read."
     transfer, neuron = read_json(run / "transfer.json"), read_json(run / "neuron.json")
-    model, unit = LanguageModel.from_pretrained(run / transfer["checkpoint"]), neuron["unit"]
-
     name = f"{read_json(latest_checkpoint(run) / 'config.json')['hidden_size']} cells"
     losses = plot_losses({name: run}, smoothing=10)
     losses.data = [
@@ -76,21 +75,23 @@ def draw_run(run: Path) -> None:
     ]  # the axes of the others would be drawn
     lowest = float(np.nanmin(read_metrics(run)["loss_bits"]))
     draw(losses.update_layout(height=360, yaxis_range=[0.98 * lowest, 1.4 * lowest]), "loss.png")
+    print(f"loss.png: {run.name}")
+    draw_neuron(run / transfer["checkpoint"], neuron["unit"], transfer, run / "features")
 
-    asked, how = (
-        transfer["labels"],
-        {key: transfer["features"][key] for key in ("state", "pool", "layer")},
-    )
+
+def draw_neuron(folder: Path, unit: int, transfer: dict, cache: Path) -> None:
+    "Values of a model's unit on the test texts of a transfer.json."
+    model, asked = LanguageModel.from_pretrained(folder), transfer["labels"]
+    how = {key: transfer["features"][key] for key in ("state", "pool", "layer")}
     splits = load_splits(asked["given"], asked["text_key"], asked["label_key"])
     train, test = splits["train"], splits["test"]
     featurizer = ByteFeaturizer(model, **how)
-    X, X_test = (cached_features(featurizer, s.texts, run / "features") for s in (train, test))
+    X, X_test = (cached_features(featurizer, s.texts, cache) for s in (train, test))
     cut = NeuronClassifier(unit).fit(X, train.labels)
     right = cut.score(X_test, test.labels)
     title = f"Unit {unit} on {len(test.texts):,} test texts, {right:.1%} on the right side"
     draw(unit_histogram(X_test[:, unit], test.labels, cut.threshold_, title), "neuron.png")
-
-    print(f"loss.png, neuron.png: unit {unit} of {run.name}")
+    print(f"neuron.png: unit {unit} of {folder.name}")
 
 
 def draw_turns(folders: list[Path]) -> None:
@@ -144,6 +145,7 @@ def draw_cell(notebook: Path, code: str, name: str) -> None:
 
 
 FIGURES = {
+    "60_make_shards": ("shown = np.argsort", "orders.png"),
     "63_map_the_neuron": ("source = ModelStates", "map.png"),
     "64_loss_gap": ("whole.figure", "gap.png"),
     "66_model_size": ("figure = go.Figure", "sizes.png"),
@@ -152,6 +154,8 @@ FIGURES = {
 if __name__ == "__main__":
     run = Path(sys.argv[1])
     shown = [path for path in sorted(run.glob("notebooks/*.ipynb")) if path.stem in FIGURES]
+    if not (run / "orders").exists():  # one order alone is no comparison
+        shown = [path for path in shown if path.stem != "60_make_shards"]
     for path in shown:
         code, name = FIGURES[path.stem]
         if "stars" in run.name:  # beside that of the model which read text alone

@@ -106,7 +106,7 @@ def test_four_views_are_what_python_says(lab):
     page = lab.run([MAKE])
     page.locator(".skp .skh-row").first.wait_for()
     names = page.locator(".skp-name").all_inner_texts()
-    assert names == ["Surprise", "Counting", "Sentiment", "Ledger"]
+    assert names == ["Surprise", "Sentiment", "Counting", "Ledger"]
     assert page.locator(".skp textarea").input_value() == PLAY_TEXT
     told = lab.python("[[f['shown'] for f in v['facts']] for v in widget.picture['views']]")
     for name, wanted in zip(names, told, strict=True):

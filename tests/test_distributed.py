@@ -29,7 +29,8 @@ from sentiment_kit.training.distributed import (
     join_world,
     total,
 )
-from sentiment_kit.training.launcher import failure, root_cause, run_processes
+from sentiment_kit.training.launcher import run_processes
+from sentiment_kit.training.rank_notes import failure, root_cause
 
 SHAPES = [(3, 5), (7,), (), (2, 1, 4)]
 

@@ -30,7 +30,7 @@ from sentiment_kit.looking.heatmap_widget import (
 from sentiment_kit.looking.kept_states import LIVE, KeptStates
 from sentiment_kit.looking.ledger import write_ledger
 from sentiment_kit.looking.marks import marks_of
-from sentiment_kit.looking.page_parts import MODULES, SCRIPT, STATIC, STYLE_SHEET
+from sentiment_kit.looking.page_parts import MODULES, SCRIPT, STATIC, STYLE_SHEET, static_text
 from sentiment_kit.looking.panes import pane_of, star_correlation, top_units
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.reading import ModelStates
@@ -486,10 +486,11 @@ def test_widget_files_are_local_and_safe():
 
 def test_the_modules_can_be_joined():
     "Each file imports what an earlier one exports, and no name is declared twice."
-    folder, exported, declared = STATIC / "heatmap", {}, []
-    assert {path.name for path in folder.iterdir()} == {f"{name}.js" for name in MODULES}
-    for name in MODULES:
-        source = (folder / f"{name}.js").read_text("utf-8")
+    exported, declared = {}, []
+    here = {f"heatmap/{path.stem}" for path in (STATIC / "heatmap").iterdir()}
+    assert {*here, "saved"} == set(MODULES)
+    for module in MODULES:
+        source, name = static_text(f"{module}.js"), module.removeprefix("heatmap/")
         assert source.startswith("// ") and max(map(len, source.splitlines())) <= 100
         for names, home in re.findall(r'^import \{([^}]*)\} from "\./(\w+)\.js";$', source, re.M):
             assert set(re.findall(r"\w+", names)) <= exported[home]

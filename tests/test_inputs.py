@@ -17,10 +17,12 @@ import zstandard
 from sentiment_kit.data import compression, held
 from sentiment_kit.data.corpus import open_corpus
 from sentiment_kit.data.files import KitError, read_json, write_json
+from sentiment_kit.data.held import sniff
 from sentiment_kit.data.inputs import absolute, find_inputs
 from sentiment_kit.data.quarantine import Quarantine
 from sentiment_kit.data.reviews import read_reviews
 from sentiment_kit.data.shards import make_shards
+from sentiment_kit.standard_input import readable
 
 ROWS = [{"text": f"Review number {n}", "stars": n % 5 + 1} for n in range(60)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -181,10 +183,37 @@ def test_standard_input_is_read_like_a_file(name, monkeypatch):
 
 
 def test_standard_input_that_is_empty_or_an_archive(monkeypatch):
-    for content, message in ((b"", "standard input is empty"), (b"PK\x03\x04", "unpack it")):
+    refused = {
+        b"": "standard input is empty",
+        b"PK\x03\x04": "standard input is a zip file; unpack it",
+        b"\x1f\x8bno gzip": "standard input is not a whole compressed file",
+        b"\x28\xb5\x2f\xfdno zstd": "standard input is not a whole compressed file",
+    }
+    for content, message in refused.items():
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
         with pytest.raises(KitError, match=message):
             read_reviews("-")
+
+
+@pytest.mark.parametrize("stdin", [None, SimpleNamespace(closed=True)])
+def test_standard_input_that_is_not_there(monkeypatch, stdin):
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(KitError, match="standard input is closed; name a file"):
+        read_reviews("-")
+
+
+@pytest.mark.parametrize("name", [*PIPED, "parquet"])
+def test_a_command_and_a_reader_take_a_pipe_for_the_same(name, monkeypatch):
+    "Also parquet, which the commands once took for a table with commas."
+    if name == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(ROWS), "a.parquet")
+    piped = PIPED.get(name) or Path("a.parquet").read_bytes()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(piped)))
+    with readable(["-"]) as [copy]:
+        assert "".join(Path(copy).suffixes) == "".join(sniff(piped))
+        assert texts([copy]) == ALL
+    assert not Path(copy).exists()
 
 
 def test_parquet_needs_a_package(monkeypatch):

@@ -18,12 +18,7 @@ from sentiment_kit.data.files import KitError, write_json
 from sentiment_kit.data.text import PRESETS, encode
 from sentiment_kit.looking.heatmap_widget import HeatmapView, HeatmapWidget, answer_browser
 from sentiment_kit.looking.ledger import write_ledger
-from sentiment_kit.looking.live_page import (
-    found_neuron,
-    live_page,
-    neuron_told,
-    save_live_page,
-)
+from sentiment_kit.looking.live_page import found_neuron, live_page, save_live_page
 from sentiment_kit.looking.live_weights import (
     coded_loss,
     coded_model,
@@ -33,13 +28,17 @@ from sentiment_kit.looking.live_weights import (
     to_halves,
 )
 from sentiment_kit.looking.next_byte import surprise
-from sentiment_kit.looking.page_parts import ENGINE, STATIC, join_modules, static_text
+from sentiment_kit.looking.page_parts import ENGINE, STATIC, page_policy, script_of
+from sentiment_kit.looking.page_told import neuron_told
 from sentiment_kit.looking.panes import pane_of, well_formed
+from sentiment_kit.looking.play import Play
+from sentiment_kit.looking.table_view import TableView, table_of
 from sentiment_kit.model.generate import encode_prompt, stream
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.reading import ModelStates
 from sentiment_kit.transfer.features import record_states
 from sentiment_kit.transfer.neuron_file import StatedNeuron
+from sentiment_kit.transfer.unit_notes import name_unit
 
 SHORT = [text for name, text in HOSTILE.items() if name != "a long line"]
 KERNELS = STATIC / "engine" / "kernels.wasm"
@@ -72,8 +71,8 @@ def node(tmp_path_factory):
     if not (command := shutil.which("node")):
         pytest.skip("node is missing: the browser's tests check the engine too")
     folder = tmp_path_factory.mktemp("node")
-    names = [name for name in ENGINE if name not in ("live", "page")]
-    script = join_modules([static_text(f"engine/{name}.js") for name in names])
+    names = [name for name in ENGINE if not name.endswith(("live", "page"))]
+    script = script_of(["saved", "heatmap/basics", "heatmap/layout", "heatmap/input", *names])
 
     def run(lines, data=b"", **values):
         (folder / "run.mjs").write_text(
@@ -417,3 +416,93 @@ def test_a_run_folder_is_a_page_of_its_newest_checkpoint(tmp_path, monkeypatch):
     saved = model.save_pretrained(tmp_path / "run" / "checkpoints" / "step-000000001")
     main(["page", str(tmp_path / "run"), "--out", str(out := tmp_path / "page.html")])
     assert "step-000000001" in out.read_text("utf-8")
+
+
+def test_names_of_units_go_with_the_page_and_stay_text(tmp_path):
+    hostile = "</script><img src=x onerror=alert(1)> <b>&amp;"
+    model = fresh(hidden_size=16, embed_size=4)
+    folder = model.save_pretrained(tmp_path / "model")
+    name_unit(folder, 5, hostile)
+    name_unit(folder, 11, "shouting")
+    save_live_page(folder, saved := tmp_path / "page.html")
+    HeatmapWidget(folder, "x", [3]).save(typed := tmp_path / "widget.html", live=True)
+    for document in (path.read_text("utf-8") for path in (saved, typed)):
+        assert hostile not in document and "<img" not in document
+        assert document.count("<script") == document.count("</script") == 4
+        names = json.loads(parts(document)["told"])["words"]["names"]
+        assert names["5"] == f"unit 5 · {hostile}" and names["11"] == "unit 11 · shouting"
+        assert set(names) == {"surprise", "5", "11"}
+
+
+def test_a_live_page_stands_in_a_notebook_behind_a_fence():
+    widget = HeatmapWidget(fresh(hidden_size=16, embed_size=4), "</iframe>\"'&quot;<b>", [3])
+    output = widget.live()
+    assert output.page == widget.live_html(bits=8)
+    assert json.loads(parts(output.page)["told"])["sizes"]["bits"] == 8
+    shown = output._repr_html_()
+    [held] = re.findall(r' srcdoc="([^"]*)"', shown)
+    assert html.unescape(held) == output.page
+    assert 'sandbox="allow-scripts allow-downloads"' in shown
+    rest = shown.replace(held, "")
+    assert set(re.findall(r"<(\w+)", rest)) == {"iframe", "div"}
+    assert repr(output) == f"LiveOutput({len(output.page) / 1e6:.1f} MB)"
+
+
+def test_a_still_picture_says_how_to_get_one_that_answers():
+    model = fresh(hidden_size=200, embed_size=4)
+    widget = HeatmapWidget(model, "It broke.", [3])
+    said = widget._repr_mimebundle_()[0]["text/html"]
+    told = float(re.search(r"stays in the notebook \((.*) MB\)", said)[1])
+    assert abs(told - len(widget.live().page) / 1e6) < 0.1
+    assert ".live()" in said and ".save(&quot;page.html&quot;, live=True)" in said
+    two = HeatmapWidget([model, fresh(1, hidden_size=200, embed_size=4)], "It broke.", [3])
+    view = HeatmapView()
+    view.show([("a", b"ab", np.ones((1, 2)))], ["x"])
+    for plain in (shown._repr_mimebundle_()[0]["text/html"] for shown in (two, view)):
+        assert "A still picture: run the cell" in plain and "live" not in plain
+
+
+def test_every_saved_page_has_one_frame():
+    view = HeatmapView()
+    view.show([("a", b"ab", np.ones((1, 2)))], ["x"])
+    drawn = dict(render=view, renderTable=TableView(table=table_of(["a"], [])))
+    drawn["renderPlay"] = Play(fresh(hidden_size=16, embed_size=4), "It broke.")
+    for render, widget in drawn.items():
+        found = parts(page := widget.html())
+        assert found[""].endswith(f"\nopenSaved({render});") and f" {render}(" in found[""]
+        assert f'content="{page_policy(found[""])}"' in page
+        assert json.loads(found["state"])
+
+
+def test_a_silent_python_is_told_once_and_taken_back(node):
+    lines = """
+    const said = [];
+    const timers = new Map();
+    globalThis.setTimeout = (act, ms) => (timers.set(timers.size + 1, [act, ms]), timers.size);
+    globalThis.clearTimeout = (n) => timers.delete(n);
+    const run = () => { for (const [n, [act]] of [...timers]) { timers.delete(n); act(); } };
+    const silence = new Silence((word) => said.push(word));
+    silence.asked();
+    silence.asked(); // the first question counts
+    const waits = [...timers.values()].map(([, ms]) => ms);
+    silence.answered();
+    run();
+    const early = said.length;
+    silence.asked();
+    run();
+    say([waits, early, said]);
+    """
+    waits, early, said = node(lines, wasm=str(KERNELS))
+    assert waits == [5000] and early == 0
+    assert len(said) == 1 and said[0].startswith("Python has not answered for 5 seconds")
+
+
+def test_bytes_of_a_saved_page_come_back_and_other_objects_stay(node):
+    state = dict(a=dict(base64="AAECqP8="), b=dict(base64="AAAA", more=1), c=dict(base64=3))
+    lines = "const found = JSON.parse(given.text, reviveBytes);"
+    lines += "say([[...new Uint8Array(found.a.buffer)], found.b, found.c]);"
+    assert node(lines, wasm=str(KERNELS), text=json.dumps(state)) == [
+        [0, 1, 2, 0xA8, 0xFF],
+        state["b"],
+        state["c"],
+    ]

@@ -173,7 +173,7 @@ def test_any_model_and_any_text(config):
         encoded = encode(play.text, model.config.preset)
         assert play.picture["pane"]["bytes"] == encoded
         names = [view["name"] for view in play.picture["views"]]
-        assert names == ["Surprise", "Counting", "Sentiment", "Ledger"]
+        assert names == ["Surprise", "Sentiment", "Counting", "Ledger"]
         assert np.isfinite(rows_of(play)).all()
         json.dumps({k: v for k, v in play.picture.items() if k != "pane"})
         assert "text/html" in play._repr_mimebundle_()[0] and play.html().count("</script>") == 2

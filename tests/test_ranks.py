@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model.language_model import LanguageModelConfig
 from sentiment_kit.training.checkpoint import latest_checkpoint
 from sentiment_kit.training.config import TrainConfig
+from sentiment_kit.training.preflight import logs_of_run
+from sentiment_kit.training.rank_notes import Refused
 from sentiment_kit.training.trainer import launch, train, train_rank
 
 TIMINGS = ("seconds", "bytes_per_s")
@@ -229,3 +232,42 @@ def test_a_run_ends_when_validation_does_not_improve(corpus, tmp_path):
     )
     train(replace(config, patience=0, valid_every=50))
     assert lines_of(run)[-1]["epoch"] == 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_refusal_leaves_no_logs_of_a_run_that_has_not_begun(corpus, tmp_path, monkeypatch, begun):
+    out, logs = tmp_path / "runs" / "run", tmp_path / "runs" / "run" / "logs"
+
+    def refuse(*args):
+        for name in ("rank-0.log", "launcher.log"):
+            (logs / name).write_text("no room")
+        if begun:
+            (out / "train_config.json").write_text("{}")
+        raise Refused("rank 0 of 2 failed: no room")
+
+    monkeypatch.setattr("sentiment_kit.training.trainer.run_processes", refuse)
+    with pytest.raises(KitError, match="no room"):
+        launch(settings(corpus, out), nproc=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == (["runs"] if begun else [])
+    assert (logs / "rank-0.log").exists() == begun
+
+
+def test_what_lay_there_before_a_refusal_stays_and_so_do_the_logs_of_a_crash(tmp_path):
+    logs = tmp_path / "run" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "mine.log").write_text("mine")
+    with suppress(Refused), logs_of_run(logs):
+        (logs / "rank-0.log").write_text("no room")
+        raise Refused("no room")
+    assert [log.name for log in logs.iterdir()] == ["mine.log"]
+    with suppress(KitError), logs_of_run(tmp_path / "other" / "logs"):
+        (tmp_path / "other" / "logs" / "rank-0.log").write_text("Segmentation fault")
+        raise KitError("rank 0 of 2 was killed")
+    assert (tmp_path / "other" / "logs" / "rank-0.log").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_that_refuse_leave_nothing(corpus, tmp_path):
+    with pytest.raises(Refused, match="cannot import .math:nothing"):
+        launch(settings(corpus, tmp_path / "run"), nproc=2, callbacks=("math:nothing",))
+    assert not list(tmp_path.iterdir())

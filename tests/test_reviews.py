@@ -334,7 +334,7 @@ def test_share_of_bad_rows_is_judged_after_a_thousand_and_at_the_end():
     many = write("many.jsonl", good * 100_000 + bad * 50_000 + good * 1_000_000)
     q = Quarantine(max_bad=0.01)
     with pytest.raises(
-        KitError, match=r"of \d+ rows are bad, .* many\.jsonl: no text in reviewText"
+        KitError, match=r"many\.jsonl, row \d+: no text in reviewText .* of \d+ rows are bad\)"
     ):
         list(read_reviews(many, quarantine=q))
     assert 101_010 <= q.rows < 200_000, "noticed on the way, not at the end"

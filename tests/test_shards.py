@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sentiment_kit.data import build_tasks, shards
+from sentiment_kit.data import build_passes, build_tasks, shards
 from sentiment_kit.data.build_plan import ORDERS
 from sentiment_kit.data.corpus import META, SPLITS, name_hashes, open_corpus
 from sentiment_kit.data.datasets import SAMPLE_KEYS, SAMPLES
@@ -210,15 +210,17 @@ def test_shards_fill_in_proportion(tmp_path):
 
 def in_small_pieces(monkeypatch):
     "Every line becomes a spill of its own."
-    read = shards.read_blocks
+    read = build_passes.read_blocks
 
     def lines(source, **how):
         for block in read(source, **how):
             lines = block.text.split(b"\n")
             yield from (Lines(block.row + i, line) for i, line in enumerate(lines))
 
-    monkeypatch.setattr(shards, "read_blocks", lines)
-    monkeypatch.setattr(shards, "_gathered", lambda blocks, size: ([block] for block in blocks))
+    monkeypatch.setattr(build_passes, "read_blocks", lines)
+    monkeypatch.setattr(
+        build_passes, "_gathered", lambda blocks, size: ([block] for block in blocks)
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS)

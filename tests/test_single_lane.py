@@ -86,6 +86,22 @@ def test_what_is_no_number_reaches_every_unit_and_a_reset_forgets_it():
     assert walk(*given, reset_TB, "fp32")[1][1:].isfinite().all()
 
 
+@needs_kernels
+@pytest.mark.parametrize("precision", [p for p in LOW if kernels_usable(LOW[p])])
+@pytest.mark.parametrize("H", [16, 20, 37])
+def test_infinity_stays_where_it_is_whatever_the_width(H, precision):
+    "Units that only fill up a vector of 16 once made it no number, and then all others."
+    given = list(arrays(H, 6, precision))
+    given[1][3, 0] = float("inf")  # of byte 3: there m of one unit is infinite
+    given[-1][:] = torch.tensor([[1], [3], [2], [3], [3], [0]])
+    expected = run_forward(*given, None, precision)
+    h_TH, c_TH = walk(*given, None, precision)
+    assert expected.h.isfinite().all()
+    close = dict(atol=CLOSE[precision], rtol=CLOSE[precision])
+    torch.testing.assert_close(h_TH, expected.h[:, 0], **close)
+    torch.testing.assert_close(c_TH, expected.c[:, 0], **close)
+
+
 def test_a_fresh_text_after_one_that_was_no_number():
     reader = make_model().prepare(1)
     byte_B1 = torch.tensor([[65]])

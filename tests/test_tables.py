@@ -199,7 +199,7 @@ def test_a_blank_and_a_quote_in_quotes_are_read():
 
 def test_a_refusal_names_the_swallowed_lines():
     with pytest.raises(
-        KitError, match=r"2 of 3 rows are bad.* row 2\) in a.csv: not csv.*\(lines 3 to 4\); repair"
+        KitError, match=r"a.csv, row 2: not csv.*\(lines 3 to 4\) \(.*2 of 3 rows are bad\); repair"
     ):
         read_all(write("a.csv", 'text,n\na,5\n"\nb,5\n'), quoting="doubled")
 

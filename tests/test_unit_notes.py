@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sentiment_kit.data.files import KitError, write_json
-from sentiment_kit.looking.heatmap_widget import HeatmapWidget, heatmap_document
+from sentiment_kit.looking.heatmap_widget import HeatmapWidget
 from sentiment_kit.looking.neuron_map import walk_controls
 from sentiment_kit.model.language_model import BUNDLED, LanguageModel, LanguageModelConfig
 from sentiment_kit.model.reading import ModelStates
@@ -130,7 +130,7 @@ def test_every_list_of_units_shows_the_names(folder):
     assert "4" not in widget.picture["names"]
     plain = widget._repr_mimebundle_()[0]["text/html"]
     assert "unit 3 · &lt;b&gt;shouting" in plain and "<b>shouting" not in plain
-    assert "<b>shouting" not in heatmap_document({"picture": widget.picture})
+    assert "<b>shouting" not in widget.html()
     options = walk_controls(np.zeros(16), {"number": [0]}, unit_titles(model))["search"].options
     assert options[3].endswith("<b>shouting") and "·" not in options[4].split("weight")[1]
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Held', 'is_table', 'held_rows', 'json_line', 'LineStream', 'hold_table', 'refuse_mapping', 'zip_members', 'sniff',
-           'spool', 'piped_table']
+           'spool', 'standard_input', 'piped_table']
 
 # %% ../../nbs/lib/data/18_held.ipynb #8f14c17554fc4416bef2d9fee4ed11b2
 import io
@@ -170,7 +170,7 @@ def zip_members(
         for info in infos
     ]
 
-# %% ../../nbs/lib/data/18_held.ipynb #78a5f1ceac0643599c73727253729044
+# %% ../../nbs/lib/data/18_held.ipynb #dd151bd1efa640a9b0d7a02865c55d5b
 def _unpack_head(head: bytes) -> tuple[bytes, str]:  # and the suffix of the compression, or ""
     "The beginning of a stream, unpacked."
     if head.startswith(b"\x1f\x8b"):
@@ -179,24 +179,32 @@ def _unpack_head(head: bytes) -> tuple[bytes, str]:  # and the suffix of the com
         from zstandard import ZstdDecompressor
 
         unpacker = ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        return unpacker.decompress(head), ".zst"
+        return unpacker.decompress(head)[: 1 << 16], ".zst"
     return head, ""
 
-# %% ../../nbs/lib/data/18_held.ipynb #257675d690da4527b7946e0d7af68b35
-def sniff(head: bytes) -> tuple[str, str]:  # format and compression, as suffixes
-    "What a stream holds, by its first bytes."
-    head, packed = _unpack_head(head)
+# %% ../../nbs/lib/data/18_held.ipynb #41623bd2e03042b08e9be925ea392cad
+def sniff(
+    head: bytes,  # the first bytes, some thousands
+    place: str = "standard input",  # of the stream, for messages
+) -> tuple[str, str]:  # format and compression, as suffixes of `inputs.FORMATS`
+    "What a stream holds; a `KitError` where it is empty, damaged or an archive."
+    if not head:
+        raise KitError(f"{place} is empty")
+    try:
+        head, packed = _unpack_head(head)
+    except Exception as error:  # of a decompressor
+        raise KitError(f"{place} is not a whole compressed file ({error})") from None
     if head.startswith(b"PAR1"):
         return ".parquet", ""
     if head.startswith(b"PK\x03\x04"):
-        raise KitError("standard input is a zip file; unpack it, or name the file")
+        raise KitError(f"{place} is a zip file; unpack it, or name the file")
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith((b"{", b"[")):
-        return ".json", packed
+        return (".jsonl" if start.startswith(b"{") else ".json"), packed
     line = start.split(b"\n", 1)[0]
     return (".tsv" if b"\t" in line else ".csv"), packed
 
-# %% ../../nbs/lib/data/18_held.ipynb #d79e2b65
+# %% ../../nbs/lib/data/18_held.ipynb #9fd4fb30edc24e1b841656d1c944736d
 @lru_cache(maxsize=1)
 def spool(stream: BinaryIO) -> Held:
     "A stream as an input that can be opened again and again, until this process ends."
@@ -205,10 +213,7 @@ def spool(stream: BinaryIO) -> Held:
         kept.write(chunk)
     kept.flush()
     with open(kept.name, "rb") as f:
-        try:
-            suffixes = sniff(f.read(1 << 16))
-        except (zlib.error, ArithmeticError, RuntimeError) as error:
-            raise KitError(f"standard input is damaged ({error})") from None
+        suffixes = sniff(f.read(1 << 16))
 
     def opened() -> BinaryIO:
         return open(kept.name, "rb")
@@ -216,6 +221,13 @@ def spool(stream: BinaryIO) -> Held:
     return Held("standard input", PurePosixPath("stdin"), suffixes, opened)
 
 
+def standard_input() -> BinaryIO:
+    "Its bytes; a `KitError` where there is none."
+    if sys.stdin is None or getattr(sys.stdin, "closed", False) or not hasattr(sys.stdin, "buffer"):
+        raise KitError("standard input is closed; name a file")
+    return sys.stdin.buffer
+
+
 def piped_table() -> Held:
     "What is piped into this process."
-    return spool(sys.stdin.buffer)
+    return spool(standard_input())

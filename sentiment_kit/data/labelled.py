@@ -6,8 +6,7 @@
 __all__ = ['TEXT_COLUMNS', 'POLAR', 'Texts', 'to_texts', 'find_text_column', 'labelled_keys', 'Labelled', 'judge_label',
            'refuse_bad_rows', 'read_labelled', 'refuse_unknown_label', 'label_codes', 'code_labels', 'load_labelled']
 
-# %% ../../nbs/lib/data/45_labelled.ipynb #e32df35e487e4ac8a8c7e10f71b8d6ee
-import warnings
+# %% ../../nbs/lib/data/45_labelled.ipynb #23e78ed98b8d492d972d5cd01453b4ba
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 
 from .columns import KEYS, find_columns, match_keys
 from .containers import as_list
-from .files import KitError
+from .files import KitError, note
 from .inputs import find_inputs, show_place
 from .label_values import class_places, label_words, order_classes, plain_label
 from .quarantine import Quarantine
@@ -117,28 +116,17 @@ def judge_label(
         return None, f"{key} is {word!r}; it must be {' or '.join(map(str, allowed))}"
     return label, ""
 
-# %% ../../nbs/lib/data/45_labelled.ipynb #06bcd72e56804ddabebb2f2470c7b7be
-def _first_bad(bad: list[tuple[int, str]], count: Quarantine, place: str, max_bad: float) -> str:
-    "What to say of rows without a usable label."
-    row, reason = bad[0]
-    said = f"{place}, row {row}: {reason}"
-    if len(bad) > 1:
-        said += f" (the first of {len(bad)} such rows of {count.rows})"
-    return f"{said}; label them, leave them out, or raise max_bad above {max_bad:g}"
-
-# %% ../../nbs/lib/data/45_labelled.ipynb #6cee28ae8fdb4d38b943350af59d20be
+# %% ../../nbs/lib/data/45_labelled.ipynb #74e5961dd6bc40c395dec3a5e2367706
 def refuse_bad_rows(count: Quarantine, bad: list[tuple[int, str]], place: str, max_bad: float):
-    "A `KitError` where more than `max_bad` of the rows are bad; fewer are told as a warning."
-    if count.bad + len(bad) > max_bad * count.rows and bad:
-        raise KitError(_first_bad(bad, count, place, max_bad))
+    "A `KitError` where more than `max_bad` of the rows are bad; fewer are told on stderr."
     count.max_bad = max_bad
+    count.add(place, 0, bad)
     count.check()
-    left_out = count.bad + len(bad)
-    if left_out == count.rows:
+    if count.bad == count.rows:
         raise KitError(f"{place} has no row with a text and a label; check the file")
-    if left_out:
+    if count.bad:
         why = bad[0][1] if bad else count.reasons.most_common(1)[0][0][1]
-        warnings.warn(f"{place}: {left_out} of {count.rows} rows left out ({why})", stacklevel=3)
+        note(f"{place}: {count.bad} of {count.rows} rows left out ({why})")
 
 # %% ../../nbs/lib/data/45_labelled.ipynb #59a29351639c4945966fcd9398c5b933
 def read_labelled(

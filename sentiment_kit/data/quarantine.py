@@ -20,7 +20,7 @@ def _bad_line(source: str, row: int, reason: str) -> str:
     "A line of the quarantine file."
     return json.dumps(dict(file=source, row=row, reason=reason), ensure_ascii=False) + "\n"
 
-# %% ../../nbs/lib/data/36_quarantine.ipynb #ae83e8828f00415998e7bd639c04642c
+# %% ../../nbs/lib/data/36_quarantine.ipynb #1008f5f55c2e446c8b683ac04e98d7aa
 def _too_many(
     bad: int,
     rows: int,
@@ -30,9 +30,10 @@ def _too_many(
     "What to say when the share of bad rows has passed `max_bad`."
     source, row, reason, n = most
     hint = " (Latin-1? convert it with iconv)" if reason.startswith("broken UTF-8") else ""
+    such = f"the first of {n} such rows; " if n > 1 else ""
     return KitError(
-        f"{bad} of {rows} rows are bad, most often ({n}, the first in row {row}) in {source}: "
-        f"{reason}{hint}; repair the input or raise max_bad above {max_bad}"
+        f"{source}, row {row}: {reason}{hint} ({such}{bad} of {rows} rows are bad); repair the "
+        f"input or raise max_bad above {max_bad:g}"
     )
 
 # %% ../../nbs/lib/data/36_quarantine.ipynb #f06dd4cedd094634b205e3d8b3b008fa

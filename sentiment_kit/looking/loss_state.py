@@ -6,7 +6,7 @@
 __all__ = ['MODULES', 'SCRIPT', 'STYLE_SHEET', 'PLACES', 'loss_choices', 'pack_columns', 'pack_points', 'look_at_runs',
            'pack_runs', 'packed_size']
 
-# %% ../../nbs/lib/looking/57_loss_state.ipynb #d818f50f
+# %% ../../nbs/lib/looking/57_loss_state.ipynb #350fa596c8784d78a31f36e7f8a47388
 import re
 from collections.abc import Mapping, Sequence
 
@@ -16,18 +16,18 @@ from ..data.files import KitError
 from ..evidence.gap_report import read_gap
 from ..figures import series_line
 from .loss_axes import AXES, PANELS
-from .page_parts import join_modules, static_text
+from .page_parts import PALETTE, script_of, static_text
 from .point_marks import MARKS
 from .run_settings import differing, run_settings, seed_groups
 from ..training.metrics import Metrics, tell_broken
 
-# %% ../../nbs/lib/looking/57_loss_state.ipynb #ee9591459e79472694bfcb5c03888b99
+# %% ../../nbs/lib/looking/57_loss_state.ipynb #4c7c638b9d0f435f9017908e79321c3e
 MODULES = (
     "heatmap/basics",
     *(f"losses/{m}" for m in "sums runs paint chart tables explorer".split()),
 )
-SCRIPT = join_modules([static_text(f"{module}.js") for module in MODULES])
-STYLE_SHEET = static_text("losses.css")
+SCRIPT = script_of(MODULES)
+STYLE_SHEET = PALETTE + static_text("losses.css")
 
 # %% ../../nbs/lib/looking/57_loss_state.ipynb #bf667e6afb7f4b3ba821a9da5ca0fda5
 def _mark_told(field: str) -> dict[str, object]:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PLAY_MODULES', 'PLAY_SCRIPT', 'PLAY_STYLE', 'PLAY_TEXT', 'written', 'told_fact', 'told_row', 'told_views',
-           'head_line', 'Play', 'read_both', 'views_before', 'still_views', 'play_document', 'play']
+           'head_line', 'Play', 'read_both', 'views_before', 'still_views', 'live_play', 'play']
 
-# %% ../../nbs/lib/looking/45_play.ipynb #5917c73937754618a1f6840ae29de3e1
+# %% ../../nbs/lib/looking/45_play.ipynb #e2143e2bea4f443599844d247b60a13c
 import html
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,16 @@ from ..data.text import encode
 from ..figures import NEGATIVE, POSITIVE
 from .edits import SUGGESTIONS, changes
 from .heatmap import OPACITY, heatmap_html, side_by_side
+from .live_output import LiveOutput, still_line
+from .live_page import reader_page
 from .next_byte import packed_ahead
 from sentiment_kit.looking.page_parts import (
     STYLE_SHEET,
-    join_modules,
-    page_policy,
-    state_json,
+    saved_document,
+    script_of,
     static_text,
 )
-from .panes import pane_of, well_formed
+from .panes import PaneReader, pane_of, well_formed
 from .play_views import Fact, Row, View, views_of
 from .player import Player, PlayReader, open_player
 from ..model.language_model import LanguageModel
@@ -88,11 +89,9 @@ def told_views(
         told.append(view._asdict() | dict(rows=drawn, facts=facts, words=words))
     return told, np.concatenate(values)
 
-# %% ../../nbs/lib/looking/45_play.ipynb #4285fd7cfa134ed683d8140c338f1a61
+# %% ../../nbs/lib/looking/45_play.ipynb #a69d2510c25243dab8a627447434cbdf
 PLAY_MODULES = "basics ahead marks layout colour input account pane".split()
-PLAY_SCRIPT = join_modules(
-    [*(static_text(f"heatmap/{m}.js") for m in PLAY_MODULES), static_text("play/play.js")]
-)
+PLAY_SCRIPT = script_of(["saved", *(f"heatmap/{m}" for m in PLAY_MODULES), "play/play"])
 PLAY_STYLE = STYLE_SHEET + static_text("play.css")
 PLAY_TEXT = "The colour is lovely. I would buy it again."
 
@@ -106,9 +105,9 @@ def head_line(player: Player) -> str:
     read = "" if c.template == BODY else f" of reviews written as {c.template!r}"
     return f"{size}. It learnt to guess the next byte{read}, nothing else."
 
-# %% ../../nbs/lib/looking/45_play.ipynb #fd403c027bd34475ae782a47cd8d84f5
+# %% ../../nbs/lib/looking/45_play.ipynb #5d996429a44c4324bf54f66ecaac984a
 class Play(anywidget.AnyWidget):
-    "A text in four views: surprise, counting, sentiment, ledger."
+    "A text in four views: surprise, sentiment, counting, ledger."
 
     _esm = PLAY_SCRIPT
     _css = PLAY_STYLE
@@ -147,19 +146,25 @@ class Play(anywidget.AnyWidget):
 
     def html(self) -> str:
         "One self-contained page: point at characters; there is no model to type for."
-        return play_document(dict(text=self.text, picture=self.picture))
+        state = dict(text=self.text, picture=self.picture)
+        title = "One text in four views"
+        return saved_document(title, PLAY_STYLE, PLAY_SCRIPT, "renderPlay", state, "skp-page")
 
-    def save(self, path: str | Path):
-        "Write the page."
+    def save(self, path: str | Path, live: bool = False):
+        "Write the page; live: the page that holds the model, see `looking.live_page`."
         if Path(path).suffix.lower() not in (".html", ".htm"):
             raise KitError(f"{path}: this is saved as .html")
-        write_atomic(path, self.html())
+        write_atomic(path, live_play(self) if live else self.html())
+
+    def live(self, bits: int = 8) -> LiveOutput:
+        "The page that holds the model, as an output that a saved notebook keeps alive."
+        return LiveOutput(live_play(self, bits))
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         data, metadata = super()._repr_mimebundle_(**kwargs)
         return data | {"text/html": still_views(self)}, metadata
 
-# %% ../../nbs/lib/looking/45_play.ipynb #39bd89c4f2494003be339ded523960c7
+# %% ../../nbs/lib/looking/45_play.ipynb #869adaea89a04b35a34e518f7ec69b2e
 def read_both(play: Play):
     "Read the text, and the one before it, and draw the views; or say why that cannot be."
     config = play.player.model.config
@@ -172,7 +177,8 @@ def read_both(play: Play):
         play.error = str(error)
         return
     play._known = [(encoded, views), *([(old, before)] if before else [])]
-    play._most = max([play._most, *(row.scale for row in views[2].rows)])
+    votes = [row.scale for view in views if view.name == "Sentiment" for row in view.rows]
+    play._most = max([play._most, *votes])
     told, values_UT = told_views(views, encoded, before, old)
     ahead = packed_ahead(play._readers[0].kept.ahead)
     with play.hold_sync():
@@ -193,7 +199,7 @@ def views_before(play: Play, old: bytes) -> list[View]:
     known = [views for encoded, views in play._known if encoded == old]
     return known[0] if known else views_of(play._readers[1], old, play._most)
 
-# %% ../../nbs/lib/looking/45_play.ipynb #bf7deac5c1114a6f9ea7b8fbb856d7b7
+# %% ../../nbs/lib/looking/45_play.ipynb #492e8e7db2a54ace9630aa8693ba390b
 def still_views(
     play: Play,
     most: int = 1_000,  # bytes drawn
@@ -212,32 +218,23 @@ def still_views(
         lines = "".join(f"<div>{' · '.join(line)}</div>" for line in (facts, words) if line)
         drawn = ""
         for row in view.rows[:1]:
-            ends = (row.low, row.high) if row.low else None
-            values_T = row.value_T[:stop]
-            look: dict[str, Any] = dict(scale=row.scale, ends=ends, hover=False)
-            drawn = heatmap_html(encoded[:stop], values_T, **look)
+            look: dict[str, Any] = dict(scale=row.scale, ends=(row.low, row.high), hover=False)
+            drawn = heatmap_html(encoded[:stop], row.value_T[:stop], **look)
         parts.append(f"<div>{head}{lines}{drawn}<small>{html.escape(view.said)}</small></div>")
-    return side_by_side(parts)
+    return side_by_side(parts) + still_line(PaneReader([play.player.model]))
 
-# %% ../../nbs/lib/looking/45_play.ipynb #9d3b673c
-def play_document(
-    state: dict,  # text and picture of a `Play`
+# %% ../../nbs/lib/looking/45_play.ipynb #64bced0ebf9d428b9d2ee355096dcc97
+def live_play(
+    play: Play,
+    bits: int = 16,  # of a weight: 16 or 8
 ) -> str:
-    "A complete HTML document of the four views."
-    script = f"{PLAY_SCRIPT}\nopenPlayPage();"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="{page_policy(script)}">
-<title>One text in four views</title>
-<style>{PLAY_STYLE}</style></head><body class="skh-page skp-page"><main></main>
-<script type="application/json" id="state">{state_json(state)}</script>
-<script type="module">{script}</script></body></html>
-"""
+    "The live page of the text that is played with."
+    return reader_page(PaneReader([play.player.model]), [play.text], [], bits)
 
-# %% ../../nbs/lib/looking/45_play.ipynb #c04bc5b4c6554fe5b153fb146d426c06
+# %% ../../nbs/lib/looking/45_play.ipynb #eeaa3ce44ebe4bdb93a8c7154ea92f6d
 def play(
     model: LanguageModel | TextClassifier | str | Path = "reviews-stars",  # or a folder
     text: str = PLAY_TEXT,
 ) -> Play:
-    "Type, and see one text in four views: surprise, counting, sentiment, ledger."
+    "Type, and see one text in four views: surprise, sentiment, counting, ledger."
     return Play(model, text)

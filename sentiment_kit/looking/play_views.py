@@ -6,7 +6,7 @@
 __all__ = ['UNKNOWN', 'Row', 'Fact', 'View', 'surprise_view', 'at_end', 'counting_view', 'opinion_facts', 'sentiment_view',
            'ledger_view', 'views_of']
 
-# %% ../../nbs/lib/looking/44_play_views.ipynb #3ad7e196e8334d28b36520d42bdfe110
+# %% ../../nbs/lib/looking/44_play_views.ipynb #e3d446eb650c4bc3ba91ea6aeb78241d
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,10 +14,11 @@ import numpy as np
 
 from ..figures import number
 from .ledger import words_of
-from .live_page import who_taught
 from .next_byte import FULL_SURPRISE, by_character
+from .page_told import who_taught
 from .panes import mark_ends
 from .player import PlayReader
+from .readings import reading_of
 from ..transfer.classifier import class_names
 
 # %% ../../nbs/lib/looking/44_play_views.ipynb #d4605cc070c94df28498cfba7b579f44
@@ -105,7 +106,7 @@ def opinion_facts(reader: PlayReader, encoded: bytes) -> list[Fact]:
     best = 1 if len(names) == 2 else int(p_K.argmax())
     return [Fact(f"classifier: {names[best]}", float(p_K[best]), "share")]
 
-# %% ../../nbs/lib/looking/44_play_views.ipynb #02fc581a7abb4cb787b78c76afc482ad
+# %% ../../nbs/lib/looking/44_play_views.ipynb #caf4367ebf484b15b386ab49afebc6b9
 def sentiment_view(
     reader: PlayReader,
     encoded: bytes,
@@ -118,9 +119,10 @@ def sentiment_view(
     neuron = reader.player.neuron
     if neuron is None:
         return View("Sentiment", title, UNKNOWN, facts=facts)
-    vote_T = neuron.sign * (rows["neuron"] - neuron.threshold)
+    reading = reading_of(neuron.unit, neuron)
+    vote_T = reading.drawn(rows["neuron"])
     scale = max(most, float(np.abs(vote_T).max(initial=0.0))) or 1.0
-    row = Row(f"{neuron.unit}", vote_T, scale, "votes bad", "votes good")
+    row = Row(f"{neuron.unit}", vote_T, scale, *reading.ends)
     taught = who_taught(reader.player.model.config.template)
     said = f"Unit {neuron.unit} was found to follow sentiment; {taught}"
     last = float(vote_T[-1]) if len(vote_T) else 0.0
@@ -151,7 +153,7 @@ def ledger_view(reader: PlayReader, encoded: bytes) -> View:
     facts = [Fact(f"unit {reader.unit}, at the end", float(sign * ledger.total))]
     return View("Ledger", title, said, [row], facts, worth)
 
-# %% ../../nbs/lib/looking/44_play_views.ipynb #88143237
+# %% ../../nbs/lib/looking/44_play_views.ipynb #fe0d772be2bf426ea1dbfc5727097e11
 def views_of(
     reader: PlayReader,
     encoded: bytes,
@@ -161,7 +163,7 @@ def views_of(
     rows = reader.read(encoded)
     return [
         surprise_view(reader, encoded),
-        counting_view(reader, encoded, rows),
         sentiment_view(reader, encoded, rows, most),
+        counting_view(reader, encoded, rows),
         ledger_view(reader, encoded),
     ]

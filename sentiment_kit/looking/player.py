@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Player', 'stated_neuron', 'open_folder', 'open_player', 'KeptGates', 'PlayReader']
 
-# %% ../../nbs/lib/looking/43_player.ipynb #c90595b24ae8421c9646e6b3fa92943e
+# %% ../../nbs/lib/looking/43_player.ipynb #e32f9dcd984344f8b106f6f3e5910561
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from ..data.files import KitError, read_json
 from .counting import Counter, find_counters
 from .kept_states import KeptStates, common_start
 from .ledger import Ledger, account_of
-from .live_page import trust, votes_of
+from .page_told import trust, votes_of
 from ..model.gates import GateTrace, record_gates
 from ..model.language_model import LanguageModel, pretrained_folder
 from ..model.reading import ModelStates, as_model

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['TABLE_MODULES', 'TABLE_SCRIPT', 'TABLE_STYLE', 'MOST_TEXTS', 'MOST_BYTES', 'LEAST_CHARS', 'CELL', 'STILL',
-           'number_column', 'count_column', 'word_column', 'pack_texts', 'tidy', 'table_of', 'still_table', 'TableView',
-           'table_document']
+           'number_column', 'count_column', 'word_column', 'pack_texts', 'tidy', 'table_of', 'still_table', 'TableView']
 
-# %% ../../nbs/lib/looking/88_table_view.ipynb #e0c591fc
+# %% ../../nbs/lib/looking/88_table_view.ipynb #b34357ca7a54467c865dc2369ac69264
 import html
 from collections.abc import Sequence
 from typing import Any
@@ -21,18 +20,17 @@ from ..figures import NEGATIVE, POSITIVE, number
 from .heatmap import LEVELS, OPACITY, shade
 from sentiment_kit.looking.page_parts import (
     STYLE_SHEET,
-    join_modules,
-    page_policy,
-    state_json,
+    saved_document,
+    script_of,
     static_text,
 )
 from .panes import well_formed
 from ..transfer.text_scores import ScoreColumn
 
-# %% ../../nbs/lib/looking/88_table_view.ipynb #cc9aec4f
-TABLE_MODULES = [f"heatmap/{name}" for name in ("basics", "layout", "colour")]
+# %% ../../nbs/lib/looking/88_table_view.ipynb #d2c552115aa2430db5ac237a3793cbdb
+TABLE_MODULES = ["saved", *(f"heatmap/{name}" for name in ("basics", "layout", "colour"))]
 TABLE_MODULES += [f"table/{name}" for name in ("rows", "grid", "filters", "judge", "main")]
-TABLE_SCRIPT = join_modules([static_text(f"{name}.js") for name in TABLE_MODULES])
+TABLE_SCRIPT = script_of(TABLE_MODULES)
 TABLE_STYLE = STYLE_SHEET + static_text("table.css")
 
 # %% ../../nbs/lib/looking/88_table_view.ipynb #ebdb47808c8e4bcb9ae615758c5753be
@@ -148,7 +146,7 @@ def still_table(table: dict, rows: Sequence[int] = range(STILL)) -> str:
     drawn = f'<table style="border-collapse:collapse">{body}</table>'
     return f'<div style="overflow:auto">{drawn}{note}</div>'
 
-# %% ../../nbs/lib/looking/88_table_view.ipynb #2151ac57
+# %% ../../nbs/lib/looking/88_table_view.ipynb #10a6d6d8bbc34e64bff30360d13ccf80
 class TableView(anywidget.AnyWidget):
     "Texts and numbers in a grid: sort, filter, search, open a row."
 
@@ -164,24 +162,8 @@ class TableView(anywidget.AnyWidget):
     def html(self) -> str:
         "One self-contained page: the table, without a model to ask."
         state = {name: getattr(self, name) for name in ("table", "sort", "where", "row")}
-        return table_document(state)
+        return saved_document("Texts", TABLE_STYLE, TABLE_SCRIPT, "renderTable", state, "skt-page")
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         data, metadata = super()._repr_mimebundle_(**kwargs)
         return data | {"text/html": still_table(self.table) if self.table else ""}, metadata
-
-# %% ../../nbs/lib/looking/88_table_view.ipynb #3b313fe0
-def table_document(
-    state: dict[str, Any],  # of a `TableView`: table, sort, where, row
-    title: str = "Texts",  # of the window
-) -> str:
-    "A complete HTML document: the grid, its filters and its figures."
-    script = f"{TABLE_SCRIPT}\nopenTablePage();"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="{page_policy(script)}">
-<title>{html.escape(title)}</title>
-<style>{TABLE_STYLE}</style></head><body class="skh-page skt-page"><main></main>
-<script type="application/json" id="state">{state_json(state)}</script>
-<script type="module">{script}</script></body></html>
-"""

@@ -7,11 +7,10 @@ __all__ = ['OPENAI', 'W_H', 'OPENAI_HEAD', 'NVIDIA', 'OUTSIDE', 'GATE_ORDERS', '
            'assemble', 'load_openai', 'openai_arrays', 'save_openai', 'our_name', 'nvidia_config', 'turn_array',
            'check_array_names', 'check_stack', 'from_nvidia', 'in_order', 'better_order', 'load_nvidia']
 
-# %% ../../nbs/lib/model/90_convert.ipynb #0b7cedc4ab3b4079b6a4a5f933aca20b
+# %% ../../nbs/lib/model/90_convert.ipynb #6d88e10adbac4ba9990349f38421cdd6
 import re
 import shutil
 import uuid
-import warnings
 from pathlib import Path
 from statistics import mode
 
@@ -21,7 +20,7 @@ import torch
 from ..data.checked_arrays import map_npy
 from ..data.checked_json import config_from_json
 from ..data.datasets import load_dataset
-from ..data.files import KitError, publish_folder
+from ..data.files import KitError, note, publish_folder
 from .language_model import LanguageModel, LanguageModelConfig
 from .pt_files import check_tensors, read_pt
 from .reading import text_bits
@@ -262,7 +261,7 @@ def better_order(models: dict[str, LanguageModel], path: str | Path) -> str:
         )
     return better
 
-# %% ../../nbs/lib/model/90_convert.ipynb #fbd16e172de140c4aed632570b588954
+# %% ../../nbs/lib/model/90_convert.ipynb #ef39b5ceba2b476ea6cfe54f611bcfdd
 def load_nvidia(
     path: str | Path,  # a .pt file
     gate_order: str
@@ -278,7 +277,7 @@ def load_nvidia(
     config, arrays = from_nvidia(tensors, path)
     if not any(our_name(theirs) == "head.weight" for theirs in tensors):
         lacks = "has no decoder: its states are as trained, but it predicts nothing"
-        warnings.warn(f"{path} {lacks}", stacklevel=2)
+        note(f"{path} {lacks}")
     if gate_order is not None:
         return assemble(config, in_order(arrays, gate_order), path)
     models = {order: assemble(config, in_order(arrays, order), path) for order in GATE_ORDERS}

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['RECORDING', 'loop_pool', 'side_stream', 'drop_scratch', 'record', 'capture', 'Loops', 'idle_bytes', 'LoopPool']
 
-# %% ../../nbs/lib/model/44_gpu_pool.ipynb #934f935c
-import warnings
+# %% ../../nbs/lib/model/44_gpu_pool.ipynb #75f9d6ba5b3748e38380d7397d440478
 from collections import deque
 from collections.abc import Callable
 from functools import cache
@@ -14,6 +13,7 @@ from threading import Lock
 
 import torch
 
+from ..data.files import note
 from .gpu_buffers import Shape, allocate, count_bytes, split_steps
 from .gpu_steps import backward_step, forward_step, kernels_for
 
@@ -30,13 +30,13 @@ def drop_scratch() -> None:
     "Let torch forget the scratch memory of cuBLAS; it gets new memory with the next product."
     getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
 
-# %% ../../nbs/lib/model/44_gpu_pool.ipynb #d7bf0fb3
+# %% ../../nbs/lib/model/44_gpu_pool.ipynb #cebaf91b95e24401bd0c7808422bad1c
 def record(
     loop: Callable[[], None],  # that has run once on `side`
     side: "torch.cuda.Stream",
     here: "torch.cuda.Stream",  # the stream to come back to
 ) -> "torch.cuda.CUDAGraph | None":
-    "The recording of `loop`; None, with a warning, where it cannot be recorded."
+    "The recording of `loop`; None where it cannot be recorded, which is told."
     graph = torch.cuda.CUDAGraph()
     drop_scratch()
     try:
@@ -44,7 +44,7 @@ def record(
             loop()
     except RuntimeError as e:
         why = str(e).strip().partition("\n")[0]
-        warnings.warn(f"CUDA graphs are off from here on, which is slower: {why}", stacklevel=2)
+        note(f"CUDA graphs are off from here on, which is slower: {why}")
         graph = None
     finally:
         torch.cuda.set_stream(here)

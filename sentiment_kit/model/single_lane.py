@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHASE', 'SUMS', 'WALK', 'SHARE_PAYS', 'filled', 'tiled', 'filled_rows', 'Tile', 'grow_sums', 'whole_sums', 'rounded',
-           'Rounding', 'lane_streams', 'phase', 'walk_kernel', 'LaneWeights', 'state_places', 'Walk']
+           'Rounding', 'of_units', 'lane_streams', 'phase', 'walk_kernel', 'LaneWeights', 'state_places', 'Walk']
 
 # %% ../../nbs/lib/model/36_single_lane.ipynb #a413752b6fee4678a72a45f2b39aaf5a
 import ctypes
@@ -145,15 +145,23 @@ class Rounding:
     def __setitem__(self, k: int, x: Vector) -> None:
         self.blocks[k] = rounded(x, self.kind)
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #d254661516d84150ac33da2cd72b772f
+# %% ../../nbs/lib/model/36_single_lane.ipynb #799e34d6eeed4b48a7a5aa17046c9a3f
+def of_units(x: Vector, real: Vector) -> Vector:
+    "x where `real` is 1; 0 where it is 0, even if x is no number."
+    is_real = x.code(f"fcmp une {F32} {real.name}, zeroinitializer")
+    choice = f"<{LANES} x i1> {is_real}, {F32} {x.name}, {F32} zeroinitializer"
+    return Vector(x.code, x.code(f"select {choice}"))
+
+# %% ../../nbs/lib/model/36_single_lane.ipynb #d3f38b15b1774d7c84b43989574c839d
 def lane_streams(low: torch.dtype) -> dict[str, Stream]:
     "The arrays of a walk; `x` is what h is for the first product, `barrier` is none."
-    streams = {"barrier": Stream(), "x": Stream(zero="reset"), "low_h": Stream(), "m": Stream()}
+    streams = {"barrier": Stream(), "real": Stream()}  # 1 for each unit, 0 where filled up
+    streams |= {"x": Stream(zero="reset"), "low_h": Stream(), "m": Stream()}
     streams |= {"w_mh": Stream(low), "w_h": Stream(low), "mx": Stream(low, by_byte=True)}
     streams |= {"zx": Stream(blocks=4, by_byte=True), "c": Stream(zero="reset")}
     return streams | {"c_next": Stream(), "h_next": Stream()}
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #386ac6eeb0a64218b2757f7b18109e7c
+# %% ../../nbs/lib/model/36_single_lane.ipynb #6fe3a8e89c984eb9aedf4af2ee6241eb
 def phase(
     name: str,  # w_mh or w_h: the matrix
     x: str,  # the stream of the inputs
@@ -175,7 +183,8 @@ def phase(
         key: Blocks(code, stream, rows[key], "") for key, stream in streams.items()
     }
     s[kept] = Rounding(s[kept], kind)
-    s[made] = [rounded(product, kind) for product in whole_sums(code, blocks)]
+    real = s["real"][0]
+    s[made] = [of_units(rounded(product, kind), real) for product in whole_sums(code, blocks)]
     formulas(SimpleNamespace(**s))
     parts["formulas"] = code.taken()
     parts |= dict(head="\n".join(find_streams(streams)), lanes=LANES, at_once=SUMS // blocks)
@@ -215,13 +224,14 @@ def walk_kernel(low: torch.dtype) -> int:
     head = "\n".join(find_streams(lane_streams(low)))
     return compiled(text + (ENTER + WALK).format(name="walk", head=head), "walk")
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #374a3cd35e5b4a8db94506728ec90720
+# %% ../../nbs/lib/model/36_single_lane.ipynb #886ccdd3fe1147e891866d1fc8168426
 class LaneWeights:
     "The recurrent matrices of an mLSTM layer, ready to read one text at a time."
 
     def __init__(self, w_h: torch.Tensor, w_mh: torch.Tensor, precision: str):
         self.low = PRECISIONS[precision] or torch.float32
         self.H = len(w_mh)
+        self.real_U = (torch.arange(filled(self.H)) < self.H).float()
         self.w_h = tiled(w_h, 4, self.low)
         self.w_mh = tiled(w_mh, 1, self.low)
 
@@ -232,7 +242,7 @@ def state_places(h_TU: torch.Tensor, c_TU: torch.Tensor) -> dict[str, tuple[int,
     h, c = h_TU.data_ptr(), c_TU.data_ptr()
     return {"c": (c, step), "c_next": (c + step, step), "h_next": (h + step, step)}
 
-# %% ../../nbs/lib/model/36_single_lane.ipynb #22c318978ea942afa7caecddd613b258
+# %% ../../nbs/lib/model/36_single_lane.ipynb #1addf40e052a4a0387092feb20ec111e
 SHARE_PAYS = 2**21  # weights that make another thread worth its waking
 
 
@@ -258,7 +268,7 @@ class Walk:
         zeros, never, _ = constants(1, U)
         reset_T = never if reset_T is None else torch.cat((reset_T, never))
         arrays = dict(x=self.x_U, low_h=self.x_U, m=m_U, zx=zx, mx=mx)
-        arrays |= dict(w_mh=weights.w_mh, w_h=weights.w_h)
+        arrays |= dict(real=weights.real_U, w_mh=weights.w_mh, w_h=weights.w_h)
         pool = torch_pool() if torch.get_num_threads() > 1 else None
         threads = min(torch.get_num_threads(), 1 + 5 * U * U // SHARE_PAYS)
         told = (pool.thread_number, pool.team_size) if pool else (0, 0)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['jit', 'double', 'trial_launch', 'triton_trouble']
 
-# %% ../../nbs/lib/model/00_triton_support.ipynb #20ea9049
-import warnings
+# %% ../../nbs/lib/model/00_triton_support.ipynb #9c86a2c7dba341de8b265ead32f1755e
 from functools import cache
 from types import SimpleNamespace
 
 import torch
+
+from ..data.files import note
 
 # %% ../../nbs/lib/model/00_triton_support.ipynb #b44599d1
 try:
@@ -43,17 +44,16 @@ def trial_launch(device: torch.device) -> str | None:
     except Exception as e:  # a missing compiler, driver or header: each raises something else
         return f"{type(e).__name__}: {str(e).strip().partition(chr(10))[0]}"
 
-# %% ../../nbs/lib/model/00_triton_support.ipynb #8109fcae7d2e4bbe87572e8d765c7362
+# %% ../../nbs/lib/model/00_triton_support.ipynb #98385d565d6a42dfa3259b703da09f7f
 @cache
 def _trouble_of(device: torch.device) -> str | None:
     "The outcome of the trial on `device`, told where it is bad news."
     with torch.inference_mode(False):
         why = trial_launch(device)
     if why is not None:
-        warnings.warn(
+        note(
             f"no Triton kernels on {device} ({why}): torch's own operations are used, which is "
-            "slower; install triton and a C compiler (gcc)",
-            stacklevel=3,
+            "slower; install triton and a C compiler (gcc)"
         )
     return why
 

@@ -6,15 +6,14 @@
 __all__ = ['NUMBERS', 'WORD_FIELDS', 'to_column', 'to_columns', 'append_columns', 'is_figure', 'parse_line', 'left_out',
            'parse_metrics', 'lines_below', 'tell_broken', 'part_means', 'Metrics', 'read_metrics']
 
-# %% ../../nbs/lib/training/45_metrics.ipynb #d2f8d43a4c4d4526a18797ff9734621f
+# %% ../../nbs/lib/training/45_metrics.ipynb #612bfde6dc2346a1b8e48268676fe7e7
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ..data.files import KitError
+from ..data.files import KitError, note
 
 # %% ../../nbs/lib/training/45_metrics.ipynb #7493513da5894418bd954682807a6cea
 NUMBERS = ("step", "bytes", "epoch", "seconds", "loss_bits", "lr", "grad_norm", "clipped")
@@ -196,15 +195,15 @@ class Metrics:
         self.before = (self.before + text)[-1024:]
         return cut or bool(rows)
 
-# %% ../../nbs/lib/training/45_metrics.ipynb #e25dd868243241399f00268dcceb78db
+# %% ../../nbs/lib/training/45_metrics.ipynb #487968fc8d3c45f58d7b4fc5b7d9def9
 def read_metrics(
     run: str | Path,  # a run folder, or its metrics.jsonl
 ) -> dict[str, np.ndarray]:
-    "One column [N] a field: float64 with NaN where a line lacks it; a broken line is warned of."
+    "One column [N] a field: float64 with NaN where a line lacks it; a broken line is told of."
     metrics = Metrics(run)
     metrics.look()
     if metrics.broken and not len(metrics.columns["step"]):
         raise KitError(f"{metrics.broken[0]}, as all others; give the metrics.jsonl of a run")
     if metrics.broken:
-        warnings.warn(tell_broken(metrics.broken), stacklevel=2)
+        note(tell_broken(metrics.broken))
     return metrics.columns

@@ -6,7 +6,7 @@
 __all__ = ['Stopped', 'listen_for_stop', 'callbacks_of_rank', 'first_model', 'weights_of_parts', 'training_loader', 'settled',
            'start_of_run', 'check_same_start', 'outcome', 'Trainer', 'begin_records', 'train', 'train_rank', 'launch']
 
-# %% ../../nbs/lib/training/70_trainer.ipynb #a448379a3a0443b09c771eda4c86caea
+# %% ../../nbs/lib/training/70_trainer.ipynb #14f75c46b581465eb40da60c7ef40f82
 import math
 import signal
 import time
@@ -60,6 +60,7 @@ from sentiment_kit.training.preflight import (
     check_packages,
     check_room,
     checkpoint_bytes,
+    logs_of_run,
 )
 from .queued_step import launch_step
 from .resume import resume_run
@@ -267,7 +268,7 @@ def train_rank(
         except Stopped as stopped:
             return {"stopped": str(stopped)}
 
-# %% ../../nbs/lib/training/70_trainer.ipynb #383b319e9d554795a071b0fdeef3cfed
+# %% ../../nbs/lib/training/70_trainer.ipynb #8170d24f87544daab22ea4a713ab4394
 def launch(
     config: TrainConfig,
     nproc: int = 1,  # processes on this node
@@ -284,7 +285,8 @@ def launch(
     else:
         settled(config, max(1, nproc * nnodes))
         rank, logs = "sentiment_kit.training.trainer:train_rank", Path(config.out) / "logs"
-        told = run_processes(rank, nproc, order, logs, nnodes, endpoint)
+        with logs_of_run(logs):
+            told = run_processes(rank, nproc, order, logs, nnodes, endpoint)
     if "stopped" in told:
         raise Stopped(told["stopped"])
     return Path(told["run"])

@@ -4,16 +4,12 @@
 import { button, element, key, number, words } from "../heatmap/basics.js";
 import { render } from "../heatmap/main.js";
 import { readingOf, standing } from "../heatmap/readings.js";
+import { bytesOf } from "../saved.js";
 import { Engine } from "./engine.js";
 import { LiveModel } from "./live.js";
 
 const WRITTEN = 240; // bytes of a piece
 const HELD = 3; // the slider reaches at least so far
-
-function bytesOf(base64) {
-  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
-  return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
-}
 
 // -- what is asked of the model
 

@@ -4,6 +4,10 @@ import { element, words } from "./basics.js";
 import { rowOf } from "./layout.js";
 
 const LIVE = 5000; // bytes up to which every key is sent
+const PATIENCE = 5000; // ms
+const SILENT =
+  "Python has not answered for 5 seconds: it is busy, or its kernel has ended. What is drawn " +
+  "here is older than what you asked for.";
 
 // The mark a key leads to; undefined where it leads nowhere.
 export function moved(event, pane) {
@@ -29,6 +33,22 @@ export function moved(event, pane) {
   };
   if (!moves[event.key]) return undefined;
   return Math.max(0, Math.min(last, moves[event.key]()));
+}
+
+// Says that nobody answers, where Python was asked something and stays silent.
+export class Silence {
+  constructor(say) {
+    this.say = say;
+  }
+
+  asked() {
+    this.timer ??= setTimeout(() => this.say(SILENT), PATIENCE);
+  }
+
+  answered() {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+  }
 }
 
 // The box for text n, folded where there are many or it is long.

@@ -2,7 +2,7 @@
 // values of whole units; what a mouse, a scroll bar or another unit needs is computed here.
 
 import { MOST, button, element, has, key, label, words } from "./basics.js";
-import { typingBox } from "./input.js";
+import { Silence, typingBox } from "./input.js";
 import { measureIn } from "./layout.js";
 import { Text, channel, largest } from "./marks.js";
 import { Picker, fillSlots } from "./menu.js";
@@ -26,10 +26,10 @@ class App {
     this.drawn = []; // of each unit that is drawn: its scale, and its values in every pane
     this.widths = new Map(); // of characters
     this.by = "word"; // what an account is told by: word or character
+    this.silence = new Silence((said) => this.say(said));
     this.makeParts();
     this.listen();
     this.open();
-    this.say();
   }
 
   makeParts() {
@@ -82,6 +82,7 @@ class App {
 
   stop() {
     this.resized.disconnect();
+    this.silence.answered();
     for (const [name, change] of Object.entries(this.changes)) this.model.off(name, change);
   }
 
@@ -108,6 +109,8 @@ class App {
   }
 
   set(values) {
+    const asks = !this.isPage && !this.model.isLive && (values.texts || values.units);
+    if (asks) this.silence.asked();
     for (const [name, value] of Object.entries(values)) this.model.set(name, value);
     this.model.save_changes();
   }
@@ -142,6 +145,7 @@ class App {
 
   open() {
     this.picture = this.model.get("picture");
+    this.say();
     if (!this.picture?.panes) {
       this.told.replaceChildren(words("span", "skh-note", "Nothing to draw yet."));
       return;
@@ -298,8 +302,10 @@ class App {
     this.el.setAttribute("aria-busy", String(this.waiting.length > 0));
   }
 
-  say() {
-    this.error.textContent = this.model.get("error") ?? "";
+  // An error of Python's, which is an answer; or that there is none.
+  say(silent = "") {
+    if (!silent) this.silence.answered();
+    this.error.textContent = silent || (this.model.get("error") ?? "");
   }
 
   // -- what panes ask for
@@ -329,33 +335,6 @@ class App {
 export function render({ model, el }) {
   const app = new App(model, el);
   return () => app.stop();
-}
-
-// Bytes out of the base64 of a saved page.
-function revive(_, value) {
-  if (typeof value?.base64 !== "string") return value;
-  const raw = atob(value.base64);
-  const bytes = Uint8Array.from(raw, (char) => char.charCodeAt(0));
-  return new DataView(bytes.buffer);
-}
-
-// A saved file: its state lies in the page, and there is no Python to ask.
-export function openPage() {
-  const state = JSON.parse(document.getElementById("state").textContent, revive);
-  const listeners = {};
-  const model = {
-    isPage: true,
-    get: (name) => state[name],
-    set(name, value) {
-      state[name] = value;
-      for (const listener of listeners[`change:${name}`] ?? []) listener();
-    },
-    on: (name, listener) => (listeners[name] ??= []).push(listener),
-    off() {},
-    send() {},
-    save_changes() {},
-  };
-  render({ model, el: document.querySelector("main") });
 }
 
 export default { render };

@@ -197,14 +197,14 @@ export class Chart {
 
   look() {
     const style = getComputedStyle(this.box);
-    const colour = (name) => style.getPropertyValue(`--skl-${name}`).trim();
+    const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     const font = `12px ${style.fontFamily}`;
     return {
       font,
-      ink: colour("ink"),
-      soft: colour("soft"),
-      paper: colour("paper"),
-      grid: colour("grid"),
+      ink: colour("skh-ink"),
+      soft: colour("skh-soft"),
+      paper: colour("skh-paper"),
+      grid: colour("skl-grid"),
       axis: "#888",
     };
   }

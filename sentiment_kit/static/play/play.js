@@ -4,7 +4,7 @@
 import { guessList, pushLine, short } from "../heatmap/ahead.js";
 import { button, element, number, words } from "../heatmap/basics.js";
 import { bars, picture, tint } from "../heatmap/colour.js";
-import { typingBox } from "../heatmap/input.js";
+import { Silence, typingBox } from "../heatmap/input.js";
 import { measureIn, strip } from "../heatmap/layout.js";
 import { Text } from "../heatmap/marks.js";
 import { Pane } from "../heatmap/pane.js";
@@ -126,6 +126,7 @@ class Play {
     this.model = model;
     this.el = el;
     this.cards = [];
+    this.silence = new Silence((said) => this.say(said));
     el.classList.add("skh", "skp");
     el.addEventListener("focusin", ({ target }) => {
       target.dataset.lmSuppressShortcuts = "true"; // JupyterLab's keys
@@ -144,7 +145,6 @@ class Play {
       }
     });
     this.open();
-    this.say();
   }
 
   makeParts() {
@@ -165,11 +165,13 @@ class Play {
 
   stop() {
     this.resized.disconnect();
+    this.silence.answered();
     for (const [name, change] of Object.entries(this.changes)) this.model.off(name, change);
   }
 
   // A text, and the one that it is compared with; "" for none.
   set(text, before) {
+    this.silence.asked();
     this.model.set("before", before);
     this.model.set("text", text);
     this.model.save_changes();
@@ -178,6 +180,7 @@ class Play {
 
   open() {
     this.picture = this.model.get("picture");
+    this.say();
     if (!this.picture?.views) return;
     this.el.setAttribute("aria-busy", "false");
     this.text = new Text(this.picture.pane);
@@ -218,8 +221,10 @@ class Play {
     if (this.typed.value !== text && document.activeElement !== this.typed) this.typed.value = text;
   }
 
-  say() {
-    this.error.textContent = this.model.get("error") ?? "";
+  // An error of Python's, which is an answer; or that there is none.
+  say(silent = "") {
+    if (!silent) this.silence.answered();
+    this.error.textContent = silent || (this.model.get("error") ?? "");
     if (this.error.textContent) this.el.setAttribute("aria-busy", "false");
   }
 
@@ -274,18 +279,6 @@ class Play {
 function renderPlay({ model, el }) {
   const play = new Play(model, el);
   return () => play.stop();
-}
-
-// A saved page: its state lies in it, and there is no Python to ask.
-function openPlayPage() {
-  const revive = (_, value) => {
-    if (typeof value?.base64 !== "string") return value;
-    return new DataView(Uint8Array.from(atob(value.base64), (char) => char.charCodeAt(0)).buffer);
-  };
-  const state = JSON.parse(document.getElementById("state").textContent, revive);
-  const get = (name) => state[name];
-  const model = { isPage: true, get, set() {}, on() {}, off() {}, save_changes() {} };
-  renderPlay({ model, el: document.querySelector("main") });
 }
 
 export default { render: renderPlay };

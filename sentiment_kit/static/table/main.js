@@ -195,29 +195,4 @@ export function renderTable({ model, el }) {
   return () => app.stop();
 }
 
-function reviveBytes(_, value) {
-  if (typeof value?.base64 !== "string" || Object.keys(value).length > 1) return value;
-  const bytes = Uint8Array.from(atob(value.base64), (char) => char.charCodeAt(0));
-  return new DataView(bytes.buffer);
-}
-
-// A saved file: its state lies in the page, and there is no Python to ask.
-export function openTablePage() {
-  const state = JSON.parse(document.getElementById("state").textContent, reviveBytes);
-  const listeners = {};
-  const model = {
-    isPage: true,
-    get: (name) => state[name],
-    set(name, value) {
-      state[name] = value;
-      for (const listener of listeners[`change:${name}`] ?? []) listener();
-    },
-    on: (name, listener) => (listeners[name] ??= []).push(listener),
-    off() {},
-    send() {},
-    save_changes() {},
-  };
-  renderTable({ model, el: document.querySelector("main") });
-}
-
 export default { render: renderTable };
