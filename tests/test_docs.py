@@ -63,9 +63,11 @@ def test_every_page_opens_from_the_disk_with_the_network_off(site):
     assert figures > 20
     for path, links in linked.items():
         for link in links:
+            if link.startswith("data:image/"):  # a picture that is in the page itself
+                continue
             parts = urlsplit(link)
             target = site / unquote(parts.path)
-            assert parts.scheme in ("file", "https"), f"{path.name}: {link}"
+            assert parts.scheme in ("file", "https"), f"{path.name}: {link[:200]}"
             if parts.scheme == "file":
                 assert target.is_relative_to(site) and target.is_file(), f"{path.name}: {link}"
                 assert parts.fragment in known.get(target, set()) | {""}, f"{path.name}: {link}"

@@ -18,7 +18,7 @@ from ..model.products import linear, transposed_product
 from ..model.programs import Program
 from ..model.single_lane import LaneWeights, Walk, filled
 
-# %% ../../nbs/lib/evidence/88_bare_products.ipynb #9f585302a5964c02b110d981deb1a338
+# %% ../../nbs/lib/evidence/88_bare_products.ipynb #28dc7f44a15f42009ec082fcd5f49673
 def panel_steps(
     w: list[torch.Tensor], x: list[torch.Tensor], n_steps: int
 ) -> Callable[[], list[torch.Tensor]]:
@@ -27,7 +27,12 @@ def panel_steps(
     turns = list(zip([Panels(w_IO, x[0].dtype) for w_IO in w], x, y, strict=True))
     ranges = lane_ranges(len(x[0]))
     program = Program([[by.bound(a[now], b[now]) for by, a, b in turns] for now in ranges], n_steps)
-    return lambda: program.run() or y
+
+    def run() -> list[torch.Tensor]:
+        program.run()
+        return y
+
+    return run
 
 
 def step_products(

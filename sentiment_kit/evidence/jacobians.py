@@ -57,7 +57,7 @@ def step_and_jacobian(
     jacobian = StepJacobian(f, o * (1 - t**2), torch.cat(gains, -1), mx_BH, w_h, w_mh)
     return torch.cat([after_BH, o * t], -1), jacobian
 
-# %% ../../nbs/lib/evidence/94_jacobians.ipynb #81008eab
+# %% ../../nbs/lib/evidence/94_jacobians.ipynb #759ea30548fa4eebbb624df1853b3f2e
 class StateMap:
     "The step of a model with one layer as a map of its state (c, h), one for each byte."
 
@@ -68,12 +68,12 @@ class StateMap:
         dtype: torch.dtype = torch.float32,
     ):
         self.model = as_model(model)
-        layers = self.model.rnn.layers
+        layers = self.model.prepare(1).layers
         if len(layers) != 1:
             raise KitError(
                 f"this model has {len(layers)} layers; its dynamics are those of one layer only"
             )
-        w = {name: w.detach().cpu().to(dtype) for name, w in layers[0].effective().items()}
+        w = {name: w.detach().cpu().to(dtype) for name, w in layers[0].weights.items()}
         zx_VG, mx_VH = input_rows(w, self.model.embed.weight.detach().cpu().to(dtype))
         self.zx_VG = zx_VG
         self.mx_VH = mx_VH

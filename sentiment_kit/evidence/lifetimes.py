@@ -58,14 +58,16 @@ class Pushes(NamedTuple):
     alone_KNP: np.ndarray  # by its forget gates alone: the null
     units: tuple[int, ...]
 
-# %% ../../nbs/lib/evidence/95_lifetimes.ipynb #c0d94c3e1f0041f6bd23d8aa357960b0
+# %% ../../nbs/lib/evidence/95_lifetimes.ipynb #8fecae7a40b14863a881d5a6b6d01fde
 def push_units(
     state_map: StateMap,
     windows: Windows,
     units: Sequence[int],  # P
+    s_NS: torch.Tensor | None = None,  # states where the windows begin; None: they are read
 ) -> Pushes:
     "Push each unit at the start of each window, and read on."
-    s_NS = states_after(state_map.model, windows.prefixes).to(state_map.zero_S)
+    s_NS = states_after(state_map.model, windows.prefixes) if s_NS is None else s_NS
+    s_NS = s_NS.to(state_map.zero_S)
     columns = list(units)
     places = torch.arange(len(columns))
     d_NPS = s_NS.new_zeros(len(s_NS), len(columns), s_NS.shape[1])

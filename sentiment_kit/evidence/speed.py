@@ -7,11 +7,12 @@ __all__ = ['PRODUCTS', 'SIZES', 'COLOURS', 'Run', 'time_in_turns', 'in_turns', '
            'reading_runs', 'compare_reading', 'naive_writing', 'compare_writing', 'row_figures', 'speed_table',
            'bar_labels', 'speed_figure']
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #330ab2b303c04fbebbfa5a7287c75f03
+# %% ../../nbs/lib/evidence/90_speed.ipynb #d04de26fc14a44e28d37e4c2810a86e8
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -124,7 +125,7 @@ def compare_training(
         runs += [Run(what, precision, ids_BT.numel(), call) for what, call in steps.items()]
     return in_turns(runs, rounds, H=H, B=B, T=T)
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #24d64ff074e8417abfcfa78f963ff985
+# %% ../../nbs/lib/evidence/90_speed.ipynb #fbe547233dff45dcb6200cc9f70f4bc9
 def reading_runs(
     hidden_size: int, texts: Sequence[str], precisions: Sequence[str], lanes: int
 ) -> Iterator[Run]:
@@ -134,8 +135,8 @@ def reading_runs(
     n_steps = math.ceil(n_bytes / lanes)
     for precision in precisions:
         featurizer = ByteFeaturizer(LanguageModel(config, precision), lanes=lanes)
-        calls = {
-            "ours": lambda featurizer=featurizer: featurizer.transform(texts),
+        calls: dict[str, Callable[[], object]] = {
+            "ours": partial(featurizer.transform, texts),
             PRODUCTS: forward_products(hidden_size, lanes, precision, n_steps),
         }
         yield from (Run(what, precision, n_bytes, call) for what, call in calls.items())

@@ -44,18 +44,19 @@ def like_words(
     at = np.log(counts[word] + 1)
     return sorted(others, key=lambda w: (abs(np.log(counts[w] + 1) - at), w))[:n]
 
-# %% ../../nbs/lib/evidence/97_word_effects.ipynb #3c339da6
+# %% ../../nbs/lib/evidence/97_word_effects.ipynb #34dffd1e22464506a3d7a9bb3bfd7aa8
 @torch.no_grad()
 def read_inserted(
     model: LanguageModel,  # of one layer
     windows: Windows,
     pieces: Sequence[bytes],  # M, of one length
     units: Sequence[int],
+    s_NS: torch.Tensor | None = None,  # states where the windows begin; None: they are read
 ) -> np.ndarray:  # c_MNTU: cells, the first after the piece, then after each byte that follows
     "Cells after each piece, put in where the windows begin, and on through the text."
     if len({len(piece) for piece in pieces}) != 1 or not pieces[0]:
         raise KitError("pieces to insert must be of one length, and not empty")
-    start = as_state(states_after(model, windows.prefixes))
+    start = as_state(states_after(model, windows.prefixes) if s_NS is None else s_NS)
     reader = model.prepare(len(windows.prefixes))
     L = len(pieces[0])
     read = []
@@ -93,7 +94,7 @@ def effect_of(
     own_CNT = controls_CNT - rest_CNT if C > 1 else np.zeros_like(controls_CNT)
     return Effect(c_MNT[0] / scale - total_NT / C, own_CNT)
 
-# %% ../../nbs/lib/evidence/97_word_effects.ipynb #226d91ca26e543688a66059e73db959e
+# %% ../../nbs/lib/evidence/97_word_effects.ipynb #08ccd64d7ddd4150a0273b48e21e47df
 def effect_rows(
     model: LanguageModel,
     windows: Windows,
@@ -103,10 +104,11 @@ def effect_rows(
     lags: Sequence[int] = (0, 10, 40),
 ) -> list[dict]:
     "A row a word: its effect at each lag, and the range of its controls' effects."
+    s_NS = states_after(model, windows.prefixes)
     rows = []
     for word, controls in words.items():
         pieces = [piece.encode() for piece in (word, *controls)]
-        effect = effect_of(read_inserted(model, windows, pieces, [unit])[..., 0], scale)
+        effect = effect_of(read_inserted(model, windows, pieces, [unit], s_NS)[..., 0], scale)
         row: dict = dict(word=repr(word))
         for lag in lags:
             own_C = effect.controls(lag)
@@ -116,7 +118,7 @@ def effect_rows(
         rows.append(row)
     return rows
 
-# %% ../../nbs/lib/evidence/97_word_effects.ipynb #6d09c08d07ab463e9a550aca84ff53d8
+# %% ../../nbs/lib/evidence/97_word_effects.ipynb #9b3949e6fbcc499da7173c252567961c
 def kept_through(
     state_map: StateMap,
     windows: Windows,
@@ -124,11 +126,13 @@ def kept_through(
     unit: int,
 ) -> np.ndarray:  # kept_MN
     "What is left, behind each piece, of a small push of the unit before it."
+    s_NS = states_after(state_map.model, windows.prefixes)
     kept = []
     for piece in pieces:
         ids_NL = torch.tensor(list(piece)).expand(len(windows.prefixes), -1)
-        kept.append(push_units(state_map, Windows(windows.prefixes, ids_NL), [unit]).full_KNP[-1])
-    return np.stack(kept)[..., 0]
+        pushes = push_units(state_map, Windows(windows.prefixes, ids_NL), [unit], s_NS)
+        kept.append(pushes.full_KNP[-1, :, 0])
+    return np.stack(kept)
 
 # %% ../../nbs/lib/evidence/97_word_effects.ipynb #8be6cb3b2aa0403fa28e8f0d0b978aac
 def kept_rows(
@@ -156,7 +160,7 @@ class Turned(NamedTuple):
     behind_controls: Estimate
     difference: Estimate
 
-# %% ../../nbs/lib/evidence/97_word_effects.ipynb #e7ec87b723d8411db03c4ab9a67fee10
+# %% ../../nbs/lib/evidence/97_word_effects.ipynb #a2358979b65f41c095d452c31e932531
 def turned_effect(
     model: LanguageModel,
     windows: Windows,
@@ -168,11 +172,10 @@ def turned_effect(
     lag: int = 10,  # bytes after the word
 ) -> Turned:
     "The effect of the word behind the modifier, less that behind the modifier's controls."
-    effects = []
-    for modifier in modifiers:
-        pieces = [frame.format(modifier, word).encode() for word in words]
-        c_MNT = read_inserted(model, windows, pieces, [unit])[..., 0]
-        effects.append(effect_of(c_MNT, scale).word_NT[:, lag])
+    pieces = [frame.format(modifier, word).encode() for modifier in modifiers for word in words]
+    c_MNT = read_inserted(model, windows, pieces, [unit])[..., 0]
+    behind = np.split(c_MNT, len(modifiers))
+    effects = [effect_of(c_MNT, scale).word_NT[:, lag] for c_MNT in behind]
     behind_N = effects[0]
     controls_N = np.mean(effects[1:], axis=0)
     parts = (behind_N, controls_N, behind_N - controls_N)

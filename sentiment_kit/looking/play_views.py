@@ -106,7 +106,7 @@ def opinion_facts(reader: PlayReader, encoded: bytes) -> list[Fact]:
     best = 1 if len(names) == 2 else int(p_K.argmax())
     return [Fact(f"classifier: {names[best]}", float(p_K[best]), "share")]
 
-# %% ../../nbs/lib/looking/44_play_views.ipynb #caf4367ebf484b15b386ab49afebc6b9
+# %% ../../nbs/lib/looking/44_play_views.ipynb #67dd8af8e0ab4d1d94c0e3fffe1270e7
 def sentiment_view(
     reader: PlayReader,
     encoded: bytes,
@@ -122,7 +122,8 @@ def sentiment_view(
     reading = reading_of(neuron.unit, neuron)
     vote_T = reading.drawn(rows["neuron"])
     scale = max(most, float(np.abs(vote_T).max(initial=0.0))) or 1.0
-    row = Row(f"{neuron.unit}", vote_T, scale, *reading.ends)
+    low, high = reading.ends
+    row = Row(f"{neuron.unit}", vote_T, scale, low, high)
     taught = who_taught(reader.player.model.config.template)
     said = f"Unit {neuron.unit} was found to follow sentiment; {taught}"
     last = float(vote_T[-1]) if len(vote_T) else 0.0

@@ -78,12 +78,13 @@ def around(encoded: bytes, t: int, width: int = 24) -> str:
     before, byte, behind = (html.escape(part.decode("utf-8", "replace")) for part in parts)
     return f"{before}<b>[{byte}]</b>{behind}".replace("\n", "⏎")
 
-# %% ../../nbs/lib/looking/67_state_plane.ipynb #66477afbd0be4b11ac11e2a5fa348154
+# %% ../../nbs/lib/looking/67_state_plane.ipynb #7173c792de0c47679b436c0a2baf1a64
 def add_path(figure: go.Figure, name: str, encoded: bytes, xy_T2: np.ndarray, colour: str) -> None:
     "A text as a line with a dot for each byte, named at its end."
     marker = dict(size=6, color=[KINDS[kind_of(byte)] for byte in encoded])
     said = [around(encoded, t) for t in range(len(encoded))]
-    look = dict(mode="lines+markers", line=dict(color=colour, width=1), marker=marker, text=said)
+    line = dict(color=colour, width=1)
+    look: dict = dict(mode="lines+markers", line=line, marker=marker, text=said)
     look |= dict(hovertemplate="%{text}<br>%{x:.2f}, %{y:.2f}<extra></extra>", showlegend=False)
     figure.add_scatter(x=xy_T2[:, 0], y=xy_T2[:, 1], name=name, **look)
     end = dict(x=float(xy_T2[-1, 0]), y=float(xy_T2[-1, 1]), text=name)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['OWN_TABLES', 'as_panels', 'borrow', 'ForwardPiece', 'own_rows', 'all_rows', 'BackwardPiece', 'in_one_call']
 
-# %% ../../nbs/lib/model/49_pieces.ipynb #5ed51e883a6449bfa11a3a38c4b0d690
+# %% ../../nbs/lib/model/49_pieces.ipynb #1d050005010643c98517c24041416678
 import weakref
+from typing import Any
 
 import torch
 
@@ -23,8 +24,8 @@ from sentiment_kit.model.pointwise import (
 from .programs import Bound, Program, kernel_call
 from .tape import Inputs, States, Tape, workspace
 
-# %% ../../nbs/lib/model/49_pieces.ipynb #bd35bbef
-def as_panels(w_IO: torch.Tensor | Panels | None, low: torch.dtype) -> Panels | None:
+# %% ../../nbs/lib/model/49_pieces.ipynb #d21385230ebd46ca95df02e3f48151d9
+def as_panels(w_IO: Any, low: torch.dtype) -> Any:  # a tensor or panels; None as it is
     "The matrix as panels; those that are ready stay as they are, and an LSTM has no second one."
     return w_IO if w_IO is None or isinstance(w_IO, Panels) else Panels(w_IO, low)
 
@@ -85,12 +86,12 @@ def all_rows(given: Inputs, rows: list[tuple]) -> tuple[torch.Tensor, torch.Tens
             d_mx += more_mx
     return d_zx, d_mx
 
-# %% ../../nbs/lib/model/49_pieces.ipynb #ea7cc42888f1422ab34073e3b4375b28
+# %% ../../nbs/lib/model/49_pieces.ipynb #67eac17485ff4de791aebc06bcb84971
 class BackwardPiece:
     "All steps back over a tape, at once; then its gradients are d_zx, d_mx, d_h and dc."
 
     def __init__(self, tape: Tape, dh_TBH: torch.Tensor, dc_BH: torch.Tensor):
-        given = tape.given
+        given: Any = tape.given  # matrices, not panels
         self.tape = tape
         self.low = tape.g.dtype
         self.by_hT = Panels(given.w_h.t(), self.low)

@@ -222,7 +222,7 @@ class TorchBackward:
         self.rows.add(t)
         return torch.mul(dm_BH, self.mx[t], out=self.tape.p[t])
 
-# %% ../../nbs/lib/model/48_pointwise.ipynb #5463b3b23c70465a972fb8e4d45784ec
+# %% ../../nbs/lib/model/48_pointwise.ipynb #d2df77f925114ecd8c5a40f7de68018b
 def backward_arrays(
     tape: Tape,
     dh_TBH: torch.Tensor,
@@ -238,8 +238,8 @@ def backward_arrays(
     return gates, dict(p=tape.p, mx=given.mx.contiguous(), d_mx=rows[1])
 
 
-def zero_rows(given: Inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
-    "Room for the gradients of zx and mx, fp32."
+def zero_rows(given: Inputs) -> tuple:  # fp32; None for the mx of an LSTM
+    "Room for the gradients of zx and mx."
     tables = (given.zx, given.mx)
     return tuple(None if x is None else given.zx.new_zeros(x.shape) for x in tables)
 

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['PACKED_PAYS', 'FEW_ROWS', 'STRETCH', 'packs_well', 'packed_product', 'transposed_product', 'linear']
 
-# %% ../../nbs/lib/model/38_products.ipynb #d9aef2d2
+# %% ../../nbs/lib/model/38_products.ipynb #91ec63c3b03343039c1e9e3f864846c9
+from typing import Any
+
 import torch
 
 from .cpu_kernels import _linear, _pack, packing_works
@@ -31,7 +33,7 @@ def packed_product(x_NI: torch.Tensor, w_IO: torch.Tensor) -> torch.Tensor:  # y
         return Panels(w_IO, torch.float32)(x_NI)
     return _linear(x_NI, _pack(w_IO, len(x_NI)))
 
-# %% ../../nbs/lib/model/38_products.ipynb #d1e80907
+# %% ../../nbs/lib/model/38_products.ipynb #9944a27b61ea41ccbb511ac148f47919
 STRETCH = 2048  # rows of one stretch
 
 
@@ -39,7 +41,7 @@ def transposed_product(a_NI: torch.Tensor, d_NO: torch.Tensor) -> torch.Tensor: 
     "a^T @ d: the sum of the outer products of all rows."
     if not packs_well(a_NI.t()):
         return a_NI.t() @ d_NO
-    total_IO = 0
+    total_IO: Any = 0
     for a_KI, d_KO in zip(a_NI.split(STRETCH), d_NO.split(STRETCH), strict=True):
         total_IO = packed_product(a_KI.t().contiguous(), d_KO) + total_IO
     return total_IO

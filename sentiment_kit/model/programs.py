@@ -68,7 +68,7 @@ def read_slots(slots: Sequence[str]) -> list[str]:
         lines.append(f"%{slot} = load i64, ptr %{slot}.at")
     return lines
 
-# %% ../../nbs/lib/model/35_programs.ipynb #87441f7cf48d4ae98e8fe154f44d9810
+# %% ../../nbs/lib/model/35_programs.ipynb #6f820c97072944bfba376b076f6396b1
 @cache
 def program_kernel() -> tuple[int, Callable]:
     "Address of what runs a program, and the same for Python to call."
@@ -77,7 +77,7 @@ def program_kernel() -> tuple[int, Callable]:
     address = compiled((ENTER + RUN).format(name="program", head=head), "program")
     return address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
-
+# %% ../../nbs/lib/model/35_programs.ipynb #0d83efd8b45843a299acf1dfc85f71c7
 class Bound(NamedTuple):
     "A function, bound to its arrays."
 

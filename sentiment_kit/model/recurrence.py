@@ -91,7 +91,7 @@ def run_forward(
     given = Inputs(zx, low_rows(mx, precision), w_h, w_mh, h_BH, c_BH, ids_TB, reset_TB, precision)
     return walk_forward(given, Tape(given) if keep else room_for_states(given, over))
 
-# %% ../../nbs/lib/model/50_recurrence.ipynb #38368cf9f2154b9f92c9cfd2b8d657e0
+# %% ../../nbs/lib/model/50_recurrence.ipynb #644e13733589479a9c2af1b19bf9387b
 class ByteStep:
     "`run_forward` over one byte a lane, without resets, again and again."
 
@@ -110,7 +110,8 @@ class ByteStep:
             h = piece.h
         else:
             parts = forward_parts(self.given, self.room)
-            self.run = partial(step_forward, 0, *products(self.given), parts)
+            by_h, by_mh = products(self.given)
+            self.run = partial(step_forward, 0, by_h, by_mh, parts)
             h = parts.h(0)  # what enters the first product: of bf16 another copy
         self.low_h = None if h.data_ptr() == self.room.h.data_ptr() else h
 
