@@ -18,9 +18,6 @@ from typing import BinaryIO
 from .data.files import KitError, is_stream
 from .data.held import sniff, standard_input
 
-# %% ../nbs/lib/83_standard_input.ipynb #f1dd4d723d504a7185858db0b726e155
-STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
-
 # %% ../nbs/lib/83_standard_input.ipynb #01f0db85f11242daa8a142569cb35ec5
 def _copy(source: BinaryIO, folder: Path, name: str, word: str) -> str:
     "What a pipe holds, as a file with a suffix."
@@ -32,7 +29,10 @@ def _copy(source: BinaryIO, folder: Path, name: str, word: str) -> str:
         shutil.copyfileobj(source, f, 1 << 20)
     return str(path)
 
-# %% ../nbs/lib/83_standard_input.ipynb #aca3a01f
+# %% ../nbs/lib/83_standard_input.ipynb #6796829fc7714f85a13ebb7a9888eb3e
+STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+
+
 @contextmanager
 def readable(
     words: Iterable[str],  # names of files; - is standard input

@@ -383,7 +383,8 @@ def test_differences_are_of_one_seed():
 def test_only_finished_models_are_counted():
     rows = [line("stars", 0, 0.6, 6.0), line("stars", 0, 0.7), line("bytes", 0, 0.6, 6.0)]
     rows += [line("untrained", 0, 0.5, 0.0)]
-    assert [row["rung"] for row in finished(rows, 12.0)] == ["stars", "untrained"]
+    for order in (rows, rows[::-1]):  # a lost line is made again, behind those of later marks
+        assert {row["rung"] for row in finished(order, 12.0)} == {"stars", "untrained"}
     assert finished(rows, 12.0, size=9) == []
 
 
@@ -422,6 +423,7 @@ def test_the_recipe_is_the_whole_ladder(tmp_path):
     assert ladder == Ladder(str(tmp_path))  # the room's defaults are the recipe's
 
 
+@pytest.mark.slow
 def test_the_smallest_ladder_runs_in_its_notebook(tmp_path, monkeypatch):
     fork_kernels(monkeypatch)
     runs = shutil.copytree(ROOT / "nbs" / "runs", tmp_path / "nbs" / "runs")

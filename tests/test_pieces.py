@@ -207,6 +207,15 @@ def test_a_product_by_panels(shape, precision):
     )
 
 
+@pytest.mark.parametrize("precision", CAN)
+def test_panels_do_not_follow_the_matrix_that_they_were_made_of(precision):
+    "Not even where a single panel lies in memory as the matrix does."
+    w_IO = torch.ones(2, 32, dtype=LOW[precision])
+    by_w = Panels(w_IO, LOW[precision])
+    w_IO.zero_()
+    assert by_w(torch.ones(1, 2)).eq(2).all()
+
+
 def test_infinities_in_products_are_those_of_torch():
     x_BI, w_IO = torch.ones(10, 8), torch.ones(8, 40)
     x_BI[3, 1], x_BI[4, 2], w_IO[5, 39], w_IO[2, 0] = float("inf"), float("nan"), -float("inf"), 0

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from sentiment_kit.data.files import KitError, read_json
 from sentiment_kit.data.shards import make_shards
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.training import checkpoint, preflight
-from sentiment_kit.training.callbacks import usual_callbacks
+from sentiment_kit.training.callbacks import Progress, usual_callbacks
 from sentiment_kit.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from sentiment_kit.training.checkpoint_writer import prune_checkpoints
 from sentiment_kit.training.config import TrainConfig, learning_rate
@@ -361,3 +362,19 @@ def test_a_finished_run_goes_on_for_more_epochs(corpus, tmp_path, capsys):
 def test_a_run_that_has_not_finished_keeps_its_epochs(corpus, run):
     with pytest.raises(KitError, match="epochs=1, this one has epochs=2.*finished may get more"):
         train(settings(corpus, run, epochs=2))
+
+
+def test_the_line_of_progress_after_a_resume_has_no_pace(capsys, monkeypatch):
+    "A run that was cut in its last validation reads nothing more; the pace was divided by zero."
+    known = SimpleNamespace(nats=1.0)
+    run = SimpleNamespace(step=7, bytes=500, total_bytes=500, stop_reason="finished", known=known)
+    run.settle = lambda: None
+    trainer = SimpleNamespace(config=SimpleNamespace(progress="lines"), run=run)
+    progress = Progress()
+    progress.on_start(trainer)
+    progress.on_step(trainer)
+    assert capsys.readouterr().out == "step 7  0.00 of 0.00 MB  1.443 bits/byte\n"
+    progress.bytes = 100
+    run.bytes = 600  # the last step reads a little beyond the end
+    progress.on_step(trainer)
+    assert capsys.readouterr().out.endswith(" bytes/s  0.0 min to go\n")

@@ -198,13 +198,13 @@ def test_workers_are_interrupted_in_the_midst_of_a_task():
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
 def test_a_build_that_is_stopped_leaves_nothing_beside(tmp_path, monkeypatch, number):
-    from sentiment_kit.data import shards
+    from sentiment_kit.data import build_passes
 
     def finish(*args):
         os.kill(os.getpid(), signal.Signals[number])
         time.sleep(1)
 
-    monkeypatch.setattr(shards, "finish_shard", finish)
+    monkeypatch.setattr(build_passes, "finish_shard", finish)
     with pytest.raises(KeyboardInterrupt):
         make_shards(SAMPLES, tmp_path / "corpus", (1, 1, 1), **SAMPLE_KEYS)
     assert list(tmp_path.iterdir()) == []

@@ -77,7 +77,7 @@ def body_slice(
     begins_N = ends_N - fields.lengths("text")
     return np.flatnonzero((begins_N >= start) & (begins_N < start + n_bytes))
 
-# %% ../../nbs/lib/data/82_recut.ipynb #07001edf
+# %% ../../nbs/lib/data/82_recut.ipynb #4456fd3c5e8b45ffaea4f0adbaeab81c
 def _write_split(folder: Path, name: str, fields: ReviewFields, template: Template, preset) -> dict:
     "The one shard of a split; its entry for the manifest."
     pads = (preset.front.encode(), preset.back.encode())
@@ -86,7 +86,7 @@ def _write_split(folder: Path, name: str, fields: ReviewFields, template: Templa
     kept = None if template.is_body else offsets
     return write_shard(folder, f"{name}/00000", texts, fields.meta, kept)
 
-
+# %% ../../nbs/lib/data/82_recut.ipynb #e330c74d542d4bb68599da8a3d3bd0ba
 def _manifest(pool: Corpus, template: Template, entries: dict, said: dict) -> dict:
     "That of the pool, with other shards, another template, and where it is from."
     left_out = ("digest", "template", "rows", "quarantine")

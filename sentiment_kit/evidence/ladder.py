@@ -64,7 +64,7 @@ class Ladder:
         if any(not 0 < mark <= self.body_mb for mark in self.marks_mb):
             raise KitError(f"marks_mb must lie above 0 and up to body_mb, which is {self.body_mb}")
 
-# %% ../../nbs/lib/evidence/92_ladder.ipynb #75f87ec1
+# %% ../../nbs/lib/evidence/92_ladder.ipynb #b37f03a1e7cb401f99422101f000e6f3
 class Climb(NamedTuple):
     "One model of a ladder."
 
@@ -79,7 +79,7 @@ class Climb(NamedTuple):
         rung = self.rung.name.replace(" ", "_")
         return f"H{self.size}_seed{self.seed}_text{self.text}_{rung}"
 
-
+# %% ../../nbs/lib/evidence/92_ladder.ipynb #4c2ad544e99f437ca7fbbd5381c06cee
 def climbs_of_size(ladder: Ladder, size: int, rungs: Sequence[Rung]) -> list[Climb]:
     "Seed by seed on the first text, controls after rungs; then other texts, without controls."
     first, *others = ladder.texts
@@ -182,7 +182,7 @@ def climb_config(ladder: Ladder, climb: Climb, corpus: Corpus) -> TrainConfig:
         **{name: getattr(ladder, name) for name in same},
     )
 
-# %% ../../nbs/lib/evidence/92_ladder.ipynb #bbc68fb3
+# %% ../../nbs/lib/evidence/92_ladder.ipynb #b3ef36cb2d404bd3b2d85f56b91112a0
 def mark_name(mark_mb: float) -> str:
     "Of a snapshot's folder; sorts by place."
     return f"{mark_mb:08.3f}MB"
@@ -192,7 +192,7 @@ def marks_of(ladder: Ladder, climb: Climb) -> list[float]:
     "Where the weights of a climb are kept, in MB of body text, rising; 0 of one without training."
     return sorted({*ladder.marks_mb, ladder.body_mb}) if climb.rung.trained else [0.0]
 
-
+# %% ../../nbs/lib/evidence/92_ladder.ipynb #a4ea6c70ef7c4959977105d2aec2a4e2
 def train_climb(ladder: Ladder, climb: Climb, corpus: Corpus) -> Path:  # its run folder
     "Train, or go on training, and keep weights at the marks; a kill loses what no checkpoint has."
     config = climb_config(ladder, climb, corpus)

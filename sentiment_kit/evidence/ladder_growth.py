@@ -6,7 +6,7 @@
 __all__ = ['PAIRS', 'unit_scores', 'from_then_on', 'Growth', 'growth_of', 'ways_of', 'growth_table', 'kind_of_pair', 'overlap_of',
            'overlap_table', 'rung_figure', 'way_figure']
 
-# %% ../../nbs/lib/evidence/96_ladder_growth.ipynb #bbcf56d9321c4b2dbe4b8bb1f1524cc1
+# %% ../../nbs/lib/evidence/96_ladder_growth.ipynb #1bb3101a0be14c80a92cd2c40833c21a
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from sentiment_kit.evidence.ladder_report import (
 from .rungs import control_of
 from ..figures import PALE, SERIES, rgb, standard_layout
 
-# %% ../../nbs/lib/evidence/96_ladder_growth.ipynb #0055eab3
+# %% ../../nbs/lib/evidence/96_ladder_growth.ipynb #c91dfa0a36e348eab6e30f75ce86f7f6
 def unit_scores(row: dict) -> np.ndarray:  # score_U
     "The smaller of the two areas of every unit, where units are chosen."
     return np.minimum(row["units"]["last"], row["units"]["inside"])
@@ -39,7 +39,7 @@ def from_then_on(is_so: Sequence[bool], marks: Sequence[float]) -> float | None:
         since = (mark if since is None else since) if holds else None
     return since
 
-
+# %% ../../nbs/lib/evidence/96_ladder_growth.ipynb #47047e44ffd64cae906f40f92d07fef1
 class Growth(NamedTuple):
     "How the carrier of one model came to be."
 
@@ -52,7 +52,7 @@ class Growth(NamedTuple):
     rise: float  # of the carrier's area inside, on the judged texts, from the first mark to the end
     share: float  # of the probe inside that is the carrier's, at the end
 
-
+# %% ../../nbs/lib/evidence/96_ladder_growth.ipynb #743e6d61630b4365b35190a990ce2252
 def growth_of(way: Sequence[dict]) -> Growth:  # way: the lines of one model, by mark
     "Follow the unit that wins."
     marks = [row["mark"] for row in way]
@@ -132,11 +132,14 @@ def rung_figure(rows: Sequence[dict], end: float, size: int, figure: str) -> go.
         points = [(name, x) for name, values in by_rung.items() for x in values]
         means = {name: over_seeds(values) for name, values in by_rung.items() if values}
         bounds = [max(0.0, e.high - e.value) if e.n > 1 else 0.0 for e in means.values()]
-        place = dict(offsetgroup=label, marker_color=colour)
+        place = dict(offsetgroup=label)
         bars = dict(x=list(means), y=[e.value for e in means.values()], error_y_array=bounds)
-        drawn.add_bar(**bars, **place, name=f"{label}, mean of seeds", opacity=0.5)
+        said = f"{label}, mean of seeds"
+        drawn.add_bar(**bars, **place, name=said, opacity=0.5, marker_color=colour)
         dots = dict(x=[x for x, _ in points], y=[y for _, y in points], mode="markers")
-        drawn.add_scatter(**dots, marker=dict(color=colour, line_width=1), name=f"{label}, a seed")
+        drawn.add_scatter(
+            **dots, **place, marker=dict(color=colour, line_width=1), name=f"{label}, a seed"
+        )
     low = min((value(row) for row in found), default=0.5)
     drawn.update_yaxes(title=figure, range=[min(0.48, low - 0.02), None])
     return standard_layout(drawn, 760, 380, scattermode="group", barmode="group")

@@ -7,8 +7,9 @@ __all__ = ['BY_STARS', 'LadderTexts', 'ladder_texts', 'length_area', 'cut_in_thr
            'spread_of', 'unit_figures', 'measures_of', 'probe_figures', 'read_stars', 'asked_texts', 'read_asked',
            'read_bits', 'read_other']
 
-# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #6674458345574035972ad0a36633f8f7
+# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #8507afea230a41bebf173b3b9aa7e826
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,16 +32,17 @@ from sentiment_kit.evidence.carrier_controls import (
     judge_probes,
 )
 from ..model.language_model import LanguageModel
-from ..model.reading import ModelStates, encode_texts
+from ..model.reading import encode_texts
 from ..training.evaluate import bits_of_parts, lane_losses
 from ..transfer.accuracy import accuracy
 from ..transfer.areas import chance_area, unit_auc
 from ..transfer.baselines import probe_splits, split_features
 from ..transfer.carriers import WEIGHINGS, UnitMeasures, unit_kinds, weigh_states
+from ..transfer.features import as_source
 from ..transfer.neuron import NeuronClassifier
 from ..transfer.time_constants import time_constants
 
-# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #5c886aa21abb47c48a75ed08dcde3e4e
+# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #a6ed64692a5d49f8b8084efa831f722f
 BY_STARS = ("stars", "asked")  # kinds of readings of the ladder's own reviews
 
 
@@ -58,7 +60,7 @@ class LadderTexts(NamedTuple):
             parts = list(self.labelled[kind].values())
         return digest([[part.texts, part.labels.tolist()] for part in parts])
 
-
+# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #db2e33d71b30410a99f818c1504c1225
 def ladder_texts(
     pool: Corpus,
     n_choose: int,  # at most so many reviews of the validation split
@@ -67,9 +69,9 @@ def ladder_texts(
 ) -> LadderTexts:
     "Held-out reviews of the pool, by stars, balanced within category and length."
     sizes = dict(valid=n_choose, test=n_judge)
-    even = dict(within="category and length")
-    pair = [labelled_by_stars(pool.split(split), n, **even) for split, n in sizes.items()]
-    return LadderTexts(*pair, labelled)
+    even = partial(labelled_by_stars, within="category and length")
+    choose, judge = (even(pool.split(split), n) for split, n in sizes.items())
+    return LadderTexts(choose, judge, labelled)
 
 
 def length_area(data: Texts) -> float:
@@ -126,23 +128,23 @@ def spread_of(amount_U: np.ndarray) -> float:
     squares = float((amount_U**2).sum())
     return float(amount_U.sum() ** 2 / squares) if squares else 0.0
 
-# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #f395c698
+# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #262df94e7d744a1fb06c1e31474591ca
 def unit_figures(row: CarrierRow) -> dict:
     "A unit's number and figures, as JSON."
     figures = dict(unit=row.unit, chosen=row.chosen, last=row.last, inside=row.inside)
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def measures_of(source: ModelStates, asked: Asked, texts: Sequence[str]) -> UnitMeasures:
+def measures_of(model: LanguageModel, asked: Asked, texts: Sequence[str]) -> UnitMeasures:
     "What is known of every unit from texts that were read; time constants from some of them."
     counts = int(np.sum(asked.y_N == 0)), int(np.sum(asked.y_N == 1))
-    chance = chance_area(counts, source.n_units)
-    tau_U = time_constants(source.model, texts[:100], source.layer)
+    chance = chance_area(counts, model.config.hidden_size)
+    tau_U = time_constants(model, texts[:100])
     weighed = weigh_states(asked.states, asked.y_N)
     about = asked.states.roughness_U, chance, asked.states, asked.y_N
     return UnitMeasures(weighed, tau_U, *about)
 
-# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #4d569ee6
+# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #8e334fd3d52649f5b1ad15de7d9ad5b2
 def probe_figures(chosen_on: Asked, judged_on: Asked, unit: int, repeats: int) -> dict:
     "All units: two areas, and how much of each probe is the carrier's."
     probes = fit_probes(chosen_on)
@@ -158,10 +160,8 @@ def probe_figures(chosen_on: Asked, judged_on: Asked, unit: int, repeats: int) -
 
 def read_stars(model: LanguageModel, texts: LadderTexts, k: int, repeats: int) -> dict:  # JSON
     "Carrier, second best, reader, all units; and both areas of every unit where it was chosen."
-    source = ModelStates(model)
-    chosen_on = ask(source, texts.choose, k, 0)
-    judged_on = ask(source, texts.judge, k, 0)
-    measured = measures_of(source, chosen_on, texts.choose.texts)
+    chosen_on, judged_on = (ask(as_source(model), part, k, 0) for part in texts[:2])
+    measured = measures_of(model, chosen_on, texts.choose.texts)
     carrier, second = np.argsort(-measured.weighed.score, kind="stable")[:2].tolist()
     reader = int(WEIGHINGS["last byte alone"](measured.weighed).argmax())
     units = dict(carrier=carrier, second=second, reader=reader)
@@ -176,7 +176,7 @@ def read_stars(model: LanguageModel, texts: LadderTexts, k: int, repeats: int) -
     figures["units"] = {name: np.round(x_U, 4).tolist() for name, x_U in turned.items()}
     return figures
 
-# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #d2939d194584470dbad0c64a297311d8
+# %% ../../nbs/lib/evidence/93_ladder_readings.ipynb #739703a706e64362ae40acf45fa4e488
 def asked_texts(data: Texts, preset: str) -> Texts:
     "The same texts, encoded, with a line break in place of the pad behind them."
     back = len(find_preset(preset).back.encode())
@@ -186,8 +186,8 @@ def asked_texts(data: Texts, preset: str) -> Texts:
 
 def read_asked(model: LanguageModel, texts: LadderTexts, k: int, repeats: int) -> dict:  # JSON
     "`read_stars` where the model is asked, without the areas of every unit."
-    pair = [asked_texts(part, model.config.preset) for part in (texts.choose, texts.judge)]
-    figures = read_stars(model, LadderTexts(*pair, {}), k, repeats)
+    choose, judge = (asked_texts(part, model.config.preset) for part in (texts.choose, texts.judge))
+    figures = read_stars(model, LadderTexts(choose, judge, {}), k, repeats)
     del figures["units"]
     return figures
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_record', 'add_row', 'Reading', 'readings_of', 'lacking_of', 'make_reading', 'carrier_at', 'climb_ladder']
 
-# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #1c661f9e6a6645eead3e4e30b5f1bce3
+# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #140c6de00cc9494f9d22358b9847cce7
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ from ..training.machine import pick_device
 from ..training.run_lock import claim_run
 from ..training.weight_snapshots import snapshot_folder
 
-# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #729ae8b9
+# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #b220fad41d9f4108bdd3c34221fa76da
 def _whole_lines(path: Path) -> bytes:
     "The file up to its last line break; nothing where there is none."
     text = path.read_bytes() if path.exists() else b""
@@ -55,7 +55,7 @@ def read_record(
             raise KitError(f"{path}, line {n}, {why}") from None
     return rows
 
-
+# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #44b3ba1a0686448c97000a40123d41cd
 def add_row(path: str | Path, row: dict) -> None:
     "Write one more line; what a kill left of the line before is cut off."
     path = Path(path)
@@ -65,7 +65,7 @@ def add_row(path: str | Path, row: dict) -> None:
     with open(path, "ab") as file:
         file.write(json.dumps(row).encode() + b"\n")
 
-# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #d7a5d1f933814723924964fdafd42f2c
+# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #25d371167dcf4c849ac90701593952c2
 class Reading(NamedTuple):
     "What is asked of one climb at one mark."
 
@@ -82,7 +82,7 @@ def readings_of(ladder: Ladder, climb: Climb, texts: LadderTexts) -> Iterator[Re
         kinds = ["stars", *(("asked", *texts.labelled) if mark in (0, ladder.body_mb) else ())]
         yield from (Reading(climb.name, mark, kind, texts.digest(kind)) for kind in kinds)
 
-
+# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #01914e383d51461ab02e9cb9fb2a2d91
 def lacking_of(
     rows: Sequence[dict],  # of the record
     ladder: Ladder,
@@ -93,7 +93,7 @@ def lacking_of(
     there = {tuple(row[name] for name in Reading._fields) for row in rows}
     return [reading for reading in readings_of(ladder, climb, texts) if reading not in there]
 
-# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #face54ac924f4b5f93e04c654e7b6834
+# %% ../../nbs/lib/evidence/94_ladder_record.ipynb #2d1c0ba4af2f45bf9d48c9dc60bca2a4
 def make_reading(
     ladder: Ladder,
     climb: Climb,
@@ -112,7 +112,7 @@ def make_reading(
             "to train it again"
         )
     start = time.monotonic()
-    model = LanguageModel.from_pretrained(folder, device=pick_device(ladder.device))
+    model = LanguageModel.from_pretrained(folder, device=str(pick_device(ladder.device)))
     about = dict(size=climb.size, seed=climb.seed, text=climb.text, rung=climb.rung.name)
     about |= dict(control=climb.rung.is_control, corpus=corpus.digest)
     if reading.kind == "stars":

@@ -18,7 +18,7 @@ from .ladder import Climb, Ladder, order_of_work
 from .ladder_readings import BY_STARS
 from .rungs import all_rungs, control_of
 
-# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #03d2703f
+# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #e915dfbc5ab0464c96f996e40cbf5353
 def over_seeds(values: Iterable[float]) -> Estimate:
     "The mean of some models, with the 95% interval of Student's t; of one model nan for bounds."
     x_S = np.array(list(values), np.float64)
@@ -30,7 +30,7 @@ def over_seeds(values: Iterable[float]) -> Estimate:
     mean = float(x_S.mean())
     return Estimate(mean, mean - half, mean + half, n)
 
-
+# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #69b9a0b4877644ceb0fc32f76294bbaa
 def said(found: Estimate, digits: int = 3) -> str:
     "For a table: the bounds where there are some, and how many models."
     if not found.n:
@@ -39,7 +39,7 @@ def said(found: Estimate, digits: int = 3) -> str:
     bounds = f" [{found.low:.{digits}f}, {found.high:.{digits}f}]" if found.n > 1 else ""
     return f"{value}{bounds} ({found.n})"
 
-# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #bfd8820f
+# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #517819e43ea642739368f780bb72f9b6
 Figure = Callable[[dict], float]  # a line of the record → a number
 
 FIGURES: dict[str, Figure] = {
@@ -55,7 +55,7 @@ FIGURES: dict[str, Figure] = {
     "units of the probe": lambda row: row["all"]["spread_inside"],
 }
 
-
+# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #bd733bc49ab446b89c97d0681faae1fc
 def finished(
     rows: Sequence[dict],  # of a record
     end: float,  # MB of body text at which a model is finished
@@ -63,7 +63,8 @@ def finished(
     **fields,  # that a line must have, such as size=256
 ) -> list[dict]:
     "The last line of each finished model of this kind; of the untrained network its only one."
-    last = {row["climb"]: row for row in rows if row["kind"] == kind}
+    of_kind = sorted((row for row in rows if row["kind"] == kind), key=lambda row: row["mark"])
+    last = {row["climb"]: row for row in of_kind}  # of one mark, that of the newest line
     wanted = [row for row in last.values() if row["mark"] == (0 if is_untrained(row) else end)]
     return [row for row in wanted if all(row[name] == value for name, value in fields.items())]
 
@@ -71,7 +72,7 @@ def finished(
 def is_untrained(row: dict) -> bool:
     return row["rung"] == "untrained"
 
-# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #913096fcfa4f4c39ab791d396a7d38b5
+# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #2a7c4ee28674404d9a32e407e2c4132c
 def first_text(rows: Sequence[dict]) -> int:
     "The text that seeds and controls read."
     return min((row["text"] for row in rows), default=0)
@@ -82,7 +83,7 @@ def rung_names(rows: Sequence[dict]) -> list[str]:
     there = {row["rung"] for row in rows}
     return [name for name in all_rungs() if name in there]
 
-
+# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #11e4dd6986b24c3d90a3f2f7dc77e3c1
 def rung_table(
     rows: Sequence[dict],
     end: float,
@@ -99,7 +100,7 @@ def rung_table(
         table.append(dict(rung=name) | means)
     return table
 
-# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #8b6ed2a5
+# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #669a6dfcba584faaafb8f9e726e74f34
 def paired(
     rows: Sequence[dict],  # finished, of one size and text
     a: str,  # a rung
@@ -111,7 +112,7 @@ def paired(
     seeds = sorted(seed for rung, seed in of if rung == a and (b, seed) in of)
     return over_seeds(of[a, seed] - of[b, seed] for seed in seeds)
 
-
+# %% ../../nbs/lib/evidence/95_ladder_report.ipynb #90cca141c14244058c06f4584771f9c0
 def difference_table(
     rows: Sequence[dict], end: float, size: int, figures: Sequence[str] = ("carrier, inside",)
 ) -> list[dict]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASKED', 'Rung', 'all_rungs', 'control_of', 'move_all', 'group_numbers', 'fields_of_rung', 'rung_corpus']
 
-# %% ../../nbs/lib/evidence/91_rungs.ipynb #abde48450f2047febe1f318480f78dc6
+# %% ../../nbs/lib/evidence/91_rungs.ipynb #a40f0505a1d4483babe5bd7244dd4d67
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def control_of(name: str) -> str:
     "The control that stands beside a rung."
     return "untrained" if name == "bytes" else f"other {name}"
 
-# %% ../../nbs/lib/evidence/91_rungs.ipynb #1a52a4b7
+# %% ../../nbs/lib/evidence/91_rungs.ipynb #7a285ba829fa4516970771b3b82b2694
 def _joined(group_N: np.ndarray) -> np.ndarray:
     "Numbers of groups of two or more."
     _, number_N, count_G = np.unique(group_N, return_inverse=True, return_counts=True)
@@ -70,7 +70,7 @@ def _joined(group_N: np.ndarray) -> np.ndarray:
         return np.where(alone_N, count_G.argmax(), number_N)
     return np.where(alone_N, len(count_G), number_N)
 
-
+# %% ../../nbs/lib/evidence/91_rungs.ipynb #7c2e8188b1d64d619a6f8aca14708ffc
 def move_all(
     group_N: np.ndarray,  # the group of each review
     seed: int = 0,

@@ -70,7 +70,7 @@ def pack_texts(texts: Sequence[str]) -> tuple[bytes, bytes, int]:  # UTF-8; ends
     stops = np.cumsum([len(piece) for piece in pieces], dtype="<u4")
     return b"".join(pieces), stops.tobytes(), chars
 
-# %% ../../nbs/lib/looking/88_table_view.ipynb #ad11755af9554ad9a3f14848e2e07f67
+# %% ../../nbs/lib/looking/88_table_view.ipynb #c2a2194cfa5249c3964ec11004c1ae43
 def tidy(value: Any) -> Any:
     "The same with U+FFFD for lone surrogates, in every text that a state holds."
     if isinstance(value, str):
@@ -79,7 +79,7 @@ def tidy(value: Any) -> Any:
         return {tidy(key): tidy(item) for key, item in value.items()}
     return [tidy(item) for item in value] if isinstance(value, list | tuple) else value
 
-
+# %% ../../nbs/lib/looking/88_table_view.ipynb #de1c8ef27c1a4d29b3c918456d69b880
 def table_of(
     texts: Sequence[str],
     columns: list[dict],  # of the functions above, in order; the text goes first

@@ -34,7 +34,7 @@ def paired(w_IO: torch.Tensor) -> torch.Tensor:  # int32 [inputs / 2, outputs]
     first, second = (w_IO[k::2].view(torch.int16).int() for k in (0, 1))
     return first.bitwise_and_(0xFFFF).bitwise_or_(second.bitwise_left_shift_(16))
 
-# %% ../../nbs/lib/model/37_panels.ipynb #13bbe34a89c547658bbe4c3ca9dc8d37
+# %% ../../nbs/lib/model/37_panels.ipynb #c1867401ea3c4898accb26601fb568c2
 def paneled(
     w_IO: torch.Tensor,
     low: torch.dtype,  # storage precision
@@ -42,8 +42,11 @@ def paneled(
     "A matrix as panels; columns that are missing in the last are 0."
     w_IO = w_IO.to(low)
     w_GO = paired(w_IO) if low == torch.bfloat16 else w_IO.float()
-    w_GO = torch.nn.functional.pad(w_GO, (0, -w_GO.shape[1] % COLUMNS))
-    return w_GO.unflatten(1, (-1, COLUMNS)).transpose(0, 1).contiguous()
+    missing = -w_GO.shape[1] % COLUMNS
+    if missing:  # else that would be a copy
+        w_GO = torch.nn.functional.pad(w_GO, (0, missing))
+    panels = w_GO.unflatten(1, (-1, COLUMNS)).transpose(0, 1)
+    return panels.clone(memory_format=torch.contiguous_format)
 
 # %% ../../nbs/lib/model/37_panels.ipynb #cf6ec927997f474fac18b2e771d602b6
 ROWS = 8  # lanes at once

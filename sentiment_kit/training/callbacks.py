@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['out_of_patience', 'Validate', 'save_culprit', 'StopOnNonFinite', 'not_finite', 'check_can_go_on', 'save_run',
-           'best_saved', 'SaveCheckpoint', 'progress_style', 'Progress', 'usual_callbacks']
+           'best_saved', 'SaveCheckpoint', 'progress_style', 'told_pace', 'Progress', 'usual_callbacks']
 
 # %% ../../nbs/lib/training/60_callbacks.ipynb #d740801de3ee437d8bf2adcc232a37ce
 import math
@@ -193,14 +193,22 @@ class SaveCheckpoint(Callback):
         if self.writer:
             self.writer.close()
 
-# %% ../../nbs/lib/training/60_callbacks.ipynb #3042c4a4cece45b28034ea256503574e
+# %% ../../nbs/lib/training/60_callbacks.ipynb #4e330c8367724e8fbac4d6b1d85a5110
 def progress_style(style: str) -> str:  # "bar", "lines" or "none"
     'What "auto" means here: a bar in a terminal or a notebook, lines elsewhere.'
     if style != "auto":
         return style
     return "bar" if sys.stderr.isatty() or "ipykernel" in sys.modules else "lines"
 
-# %% ../../nbs/lib/training/60_callbacks.ipynb #001e314b5bca48f396b1670b8fd25486
+
+def told_pace(n_bytes: int, seconds: float, left: int) -> str:
+    "Bytes a second and the minutes to go; nothing where nothing was read since, as after a resume."
+    if n_bytes <= 0:
+        return ""
+    rate = n_bytes / seconds
+    return f"  {rate:,.0f} bytes/s  {max(0, left) / rate / 60:.1f} min to go"
+
+# %% ../../nbs/lib/training/60_callbacks.ipynb #0886cf498aee4952aa92f027f9fd41d5
 class Progress(Callback):
     "bytes/s, bits/byte and time to go: a bar, or plain lines."
 
@@ -227,13 +235,11 @@ class Progress(Callback):
             self.bar.set_postfix_str(said, refresh=False)
         waited = time.perf_counter() - self.looked
         if self.lines and (waited > self.pause or run.stop_reason is not None):
-            rate = (run.bytes - self.bytes) / waited
-            left = (run.total_bytes - run.bytes) / rate
-            print(
-                f"step {run.step}  {run.bytes / 1e6:.2f} of {run.total_bytes / 1e6:.2f} MB  "
-                f"{said}  {rate:,.0f} bytes/s  {left / 60:.1f} min to go",
-                flush=True,
+            told = (
+                f"step {run.step}  {run.bytes / 1e6:.2f} of {run.total_bytes / 1e6:.2f} MB  {said}"
             )
+            pace = told_pace(run.bytes - self.bytes, waited, run.total_bytes - run.bytes)
+            print(told + pace, flush=True)
             self.pause = min(2 * self.pause, 15)
             self.looked = time.perf_counter()
             self.bytes = run.bytes

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CALL', 'ASKED_ALL', 'die_with_parent', 'die_when_orphaned', 'rank_main', 'launcher_main', 'torchrun_command',
-           'hear_signals', 'watch', 'end_processes', 'rank_environment', 'run_processes', 'start_launcher']
+           'hear_signals', 'watch', 'end_processes', 'rank_environment', 'start_launcher', 'run_processes']
 
 # %% ../../nbs/lib/training/20_launcher.ipynb #8d34ddde226b4f3b894efbdf9a313ddb
 import ctypes
@@ -182,7 +182,14 @@ def rank_environment(
     }
     return {"OMP_NUM_THREADS": str(max(1, cores // nproc))} | dict(os.environ) | added
 
-# %% ../../nbs/lib/training/20_launcher.ipynb #4d67f01fef284b1a83d7b2325d22b497
+# %% ../../nbs/lib/training/20_launcher.ipynb #b618c8e5f4594a269cc8f5797b774957
+def start_launcher(command: list[str], logs: Path, env: dict[str, str]) -> subprocess.Popen:
+    "torchrun in a session of its own, its words in launcher.log; rank 0's log exists from now on."
+    with open(logs / "launcher.log", "ab") as log, open(logs / "rank-0.log", "ab"):
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        return subprocess.Popen(command, **streams, env=env, start_new_session=True)
+
+# %% ../../nbs/lib/training/20_launcher.ipynb #6b66af016f094e53a943624840922151
 def run_processes(
     target: str,  # "module:function", importable; called once in every rank
     nproc: int,  # ranks on this node
@@ -221,10 +228,3 @@ def run_processes(
             signals = [number for _, number in heard]
             raise failure(job, logs, before, launcher.returncode, nproc * nnodes, signals)
         return done[min(done)]
-
-
-def start_launcher(command: list[str], logs: Path, env: dict[str, str]) -> subprocess.Popen:
-    "torchrun in a session of its own, its words in launcher.log; rank 0's log exists from now on."
-    with open(logs / "launcher.log", "ab") as log, open(logs / "rank-0.log", "ab"):
-        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-        return subprocess.Popen(command, **streams, env=env, start_new_session=True)

@@ -75,7 +75,7 @@ POOLINGS = dict(
     min=(np.inf, lambda kept_U, piece_TU, n_bytes: torch.minimum(kept_U, piece_TU.amin(0))),
 )
 
-# %% ../../nbs/lib/transfer/00_features.ipynb #63dcc7a5fdbb437d9887b7ae7f61d726
+# %% ../../nbs/lib/transfer/00_features.ipynb #04884c2e54ba4b5993cfd5239bcf542e
 def pooled_states(
     source: ModelStates,
     encoded: Sequence[bytes],  # N texts
@@ -91,6 +91,11 @@ def pooled_states(
     out_NU = np.zeros((len(encoded), source.n_units), np.float32)
     under_way = {}  # what is kept of each text that has begun, on the model's device
     for now, values_BTU in state_chunks(source, laid, "features" if progress else ""):
+        if pool == "last":  # nothing is kept: all texts that end here at once
+            n_E = np.flatnonzero((stop_N > now.start) & (stop_N <= now.stop) & (n_bytes_N > 0))
+            last_EU = values_BTU[lane_N[n_E], stop_N[n_E] - 1 - now.start]
+            out_NU[n_E] = last_EU.float().cpu().numpy()
+            continue
         values_BTU = values_BTU.float()
         start_U = values_BTU.new_full((source.n_units,), start_value)
         for n in np.flatnonzero((start_N < now.stop) & (stop_N > now.start) & (n_bytes_N > 0)):
