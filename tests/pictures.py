@@ -95,22 +95,28 @@ def draw_neuron(folder: Path, unit: int, transfer: dict, cache: Path) -> None:
 
 
 def draw_turns(folders: list[Path]) -> None:
-    "Two reviews with a turn in the middle, in the colours of each model's own neuron."
-    panes, units = [], set()
+    "Two reviews with a turn in the middle, in the colours of each model's own carrier."
+    panes, units = [], []
     for folder in folders:
         source = ModelStates(folder)
         neuron = neuron_of(source)
         reading = reading_of(neuron.unit, neuron)
-        units.add(f"unit {neuron.unit}")
-        for name, text in TURNS.items():
-            encoded = encode(text, source.preset)
-            vote_T = reading.drawn(record_states(source, encoded, [neuron.unit])[:, 0])
-            panes.append((f"{folder.name}: {name}", encoded, vote_T[None]))
-    shown = " and ".join(sorted(units))
+        units.append(f"unit {neuron.unit} of {folder.name}")
+        texts = {name: encode(text, source.preset) for name, text in TURNS.items()}
+        votes = {
+            name: reading.drawn(record_states(source, encoded, [neuron.unit])[:, 0])
+            for name, encoded in texts.items()
+        }
+        largest = max(np.abs(vote_T).max() for vote_T in votes.values())
+        panes += [
+            (f"{folder.name}: {name}", texts[name], (vote_T / largest)[None])
+            for name, vote_T in votes.items()
+        ]
+    shown = "carrier"
     view = HeatmapView()
     view.show(panes, [shown], {shown: Reading(ends=reading.ends)})
     photograph(view.html(), "heatmap.png", "main", ".skh-view .skh-mark:not(.skh-faint)")
-    print(f"heatmap.png: {shown}")
+    print(f"heatmap.png: {', '.join(units)}")
 
 
 def draw_play(folder: Path) -> None:
@@ -163,7 +169,7 @@ if __name__ == "__main__":
         draw_cell(path, code, name)
     models = [path.parent for path in sorted(run.glob("*/neuron.json"))]
     if models:
-        draw_turns(models)
+        draw_turns([m for m in models if m.name != "reviews-small"])
         draw_play(models[-1])
     elif (run / "speed.json").exists():
         draw_speed(run)
