@@ -82,7 +82,7 @@ class Explorer {
     this.controls = [];
     const across = Object.keys(axes).filter((name) => name !== "hours");
     const choose = across.map((name) => this.toggle(name, "x", name));
-    const mean = element("select", "skl-control", { attributes: { "aria-label": "mean of" } });
+    const mean = element("select", "skh-control", { attributes: { "aria-label": "mean of" } });
     for (const points of new Set([...MEANS, this.get("smoothing")].sort((a, b) => a - b))) {
       mean.append(
         element("option", "", {
@@ -138,7 +138,7 @@ class Explorer {
 
   saveRow() {
     const attributes = { "aria-label": "save as", title: "ends in .html, .csv, .png or .svg" };
-    const file = element("input", "skl-control", { value: "losses.html", attributes });
+    const file = element("input", "skh-control", { value: "losses.html", attributes });
     this.saved = element("span", "skl-note", { attributes: { role: "status" } });
     const save = () => {
       this.saved.textContent = "saving …";
