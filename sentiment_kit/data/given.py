@@ -6,7 +6,7 @@
 __all__ = ['SIDE', 'KNOWN_TEXT', 'Given', 'place_labels', 'with_labels', 'find_given_columns', 'label_in', 'read_given',
            'given_texts']
 
-# %% ../../nbs/lib/data/52_given.ipynb #26c50e90
+# %% ../../nbs/lib/data/52_given.ipynb #4f25f1d57e7a41ba97e2cb3e6101ea48
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from .datasets import DATASETS, load_dataset
 from .files import KitError
 from .formats import read_blocks
 from .held import is_table
-from .inputs import find_inputs, show_place
+from .inputs import one_input, show_place
 from .label_values import class_places, label_words, order_classes, plain_label
 from .labelled import TEXT_COLUMNS, Texts
 from .quarantine import Quarantine
@@ -143,7 +143,7 @@ def _given_rows(rows: _Rows, count: Quarantine, name: str) -> Given:
     words = list(map(list, zip(*rows.more, strict=True))) if rows.side else []
     return with_labels(rows.texts, rows.labels, told, dict(zip(rows.side, words, strict=True)))
 
-# %% ../../nbs/lib/data/52_given.ipynb #c13efeaea9cb45f99e2bac0a7547a1fd
+# %% ../../nbs/lib/data/52_given.ipynb #690aeabbd214449f96aaf713e7b28c1f
 def read_given(
     data: Any,  # a file or a table
     text_key: str | None = None,  # column of the text; None: sentence, text or reviewText
@@ -152,10 +152,7 @@ def read_given(
     **how,  # header and quoting, see `read_blocks`
 ) -> Given:
     "The texts of one table or file."
-    inputs = find_inputs(data)
-    if len(inputs) != 1:
-        raise KitError(f"{data} stands for {len(inputs)} files; name one")
-    [(name, source)] = inputs.items()
+    name, source = one_input(data)
     columns = find_columns(source, **how)
     keys = find_given_columns(columns, text_key, label_key, show_place(source))
     rows = _Rows(keys, [column for column in SIDE if column in columns and column not in keys])

@@ -6,7 +6,7 @@
 __all__ = ['TEXT_COLUMNS', 'POLAR', 'Texts', 'to_texts', 'find_text_column', 'labelled_keys', 'Labelled', 'judge_label',
            'refuse_bad_rows', 'read_labelled', 'refuse_unknown_label', 'label_codes', 'code_labels', 'load_labelled']
 
-# %% ../../nbs/lib/data/45_labelled.ipynb #23e78ed98b8d492d972d5cd01453b4ba
+# %% ../../nbs/lib/data/45_labelled.ipynb #25569695d61043688d99f012d30b18b8
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import numpy as np
 from .columns import KEYS, find_columns, match_keys
 from .containers import as_list
 from .files import KitError, note
-from .inputs import find_inputs, show_place
+from .inputs import one_input, show_place
 from .label_values import class_places, label_words, order_classes, plain_label
 from .quarantine import Quarantine
 from .reviews import Review, read_rows
@@ -128,7 +128,7 @@ def refuse_bad_rows(count: Quarantine, bad: list[tuple[int, str]], place: str, m
         why = bad[0][1] if bad else count.reasons.most_common(1)[0][0][1]
         note(f"{place}: {count.bad} of {count.rows} rows left out ({why})")
 
-# %% ../../nbs/lib/data/45_labelled.ipynb #59a29351639c4945966fcd9398c5b933
+# %% ../../nbs/lib/data/45_labelled.ipynb #1173cc1a4b0d4b3f8c155bfa3efd19cc
 def read_labelled(
     file: str | Path,
     label_key: str = "label",  # column of the class
@@ -139,10 +139,7 @@ def read_labelled(
     quoting: str | None = None,  # of tables: doubled, backslash or none; None: found out
 ) -> Labelled:
     "Texts and plain labels of one file; too many bad rows are a `KitError`."
-    sources = find_inputs(file)
-    if len(sources) != 1:
-        raise KitError(f"{file} stands for {len(sources)} files; name one file of labelled texts")
-    [(name, source)] = sources.items()
+    name, source = one_input(file, "file of labelled texts")
     place = show_place(source)
     count = Quarantine(max_bad=1.0)
     found = []

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StepJacobian', 'step_and_jacobian', 'StateMap', 'push', 'pull', 'mean_matrix', 'walk', 'as_ids', 'as_state',
-           'ending_together', 'states_after']
+           'as_rows', 'ending_together', 'states_after']
 
 # %% ../../nbs/lib/evidence/71_jacobians.ipynb #d0b70c6ac3844f75880192fb81e8f736
 from collections.abc import Callable, Sequence
@@ -159,11 +159,16 @@ def as_ids(encoded: list[bytes]) -> torch.Tensor:  # ids_BT int64
         raise KitError("these texts differ in length; cut them to one, or give them one by one")
     return torch.tensor([list(text) for text in encoded])
 
-# %% ../../nbs/lib/evidence/71_jacobians.ipynb #1a0fcf9731574422b3e4f3d5c626d473
+# %% ../../nbs/lib/evidence/71_jacobians.ipynb #bfae4ff3612e4df0a9d2d042dbf743d2
 def as_state(s_BS: torch.Tensor) -> MLSTMState:
     "States (c, h) of a model with one layer, as the model takes them."
     c_BH, h_BH = s_BS.chunk(2, dim=-1)
     return MLSTMState(h_BH[None].contiguous(), c_BH[None].contiguous())
+
+
+def as_rows(state: MLSTMState) -> torch.Tensor:  # s_BS
+    "The state of a model with one layer as (c, h)."
+    return torch.cat([state.c_LBH[0], state.h_LBH[0]], -1)
 
 # %% ../../nbs/lib/evidence/71_jacobians.ipynb #168499deec7947658b771a5f772cd442
 def ending_together(
@@ -180,7 +185,7 @@ def ending_together(
         reset_NT[n, T - len(prefix)] = True
     return ids_NT, reset_NT
 
-# %% ../../nbs/lib/evidence/71_jacobians.ipynb #e49850b8571042d090eaff953465dae0
+# %% ../../nbs/lib/evidence/71_jacobians.ipynb #89338843a937443186d4d13eb62cc812
 @torch.no_grad()
 def states_after(
     model: LanguageModel,  # of one layer
@@ -194,4 +199,4 @@ def states_after(
     for t in range(0, ids_NT.shape[1], piece):
         now = slice(t, t + piece)
         state = reader.states(ids_NT[:, now], state, reset_NT[:, now])[2]
-    return torch.cat([state.c_LBH[0], state.h_LBH[0]], -1).cpu()
+    return as_rows(state).cpu()

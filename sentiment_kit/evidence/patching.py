@@ -6,7 +6,7 @@
 __all__ = ['patched', 'Onward', 'read_on', 'stars_expected', 'Pairs', 'draw_donors', 'draw_pairs', 'PatchEffect', 'changed_bits',
            'apply_patch', 'patch_rows', 'share_of', 'patch_figure']
 
-# %% ../../nbs/lib/evidence/75_patching.ipynb #f951e04b
+# %% ../../nbs/lib/evidence/75_patching.ipynb #96e35a44da7d444c908a059254697609
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 from ..data.files import KitError
 from ..data.labelled import Texts
 from .confidence import Estimate, bootstrap_interval
-from .jacobians import as_state, states_after
+from .jacobians import as_rows, as_state, states_after
 from .lifetimes import Windows, draw_windows
 from ..figures import AXIS, SERIES, standard_layout
 from ..model.language_model import LanguageModel
@@ -46,7 +46,7 @@ class Onward(NamedTuple):
     s_LNS: torch.Tensor
     logits_LNV: torch.Tensor  # of the next byte
 
-# %% ../../nbs/lib/evidence/75_patching.ipynb #4ad5df9090ed4b2faf4fcc3dfbaeb0b9
+# %% ../../nbs/lib/evidence/75_patching.ipynb #849591ad42bd4d199ef931324fe870d5
 @torch.no_grad()
 def read_on(
     model: LanguageModel,  # of one layer
@@ -62,7 +62,7 @@ def read_on(
     for begin, end in zip([0, *lags], lags, strict=False):
         if end > begin:
             state = reader.states(ids_NK[:, begin:end], state)[2]
-        states.append(torch.cat([state.c_LBH[0], state.h_LBH[0]], -1).clone())
+        states.append(as_rows(state))
         logits.append(reader.next_logits(state).clone())
     return Onward(torch.stack(states), torch.stack(logits))
 
