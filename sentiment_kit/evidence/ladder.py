@@ -45,7 +45,7 @@ class Ladder:
     headline_weight: float = setting(10.0, above=0)  # where headlines are weighted
     stars_weight: float = setting(150.0, above=0)  # where stars are
     embed_size: int = setting(64, at_least=1)  # E
-    lanes: int = setting(64, at_least=1)  # B
+    lanes: int = setting(32, at_least=1)  # B
     seq_len: int = setting(256, at_least=1)  # T, bytes that gradients reach back
     rate: float = setting(0.016, above=0)  # of a step at 256 units
     warmup_steps: int = setting(50, at_least=0)
