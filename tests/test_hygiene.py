@@ -212,6 +212,22 @@ def test_a_tour_fits_its_window_and_is_never_silent(path):
     assert not any('progress="none"' in cell["source"] for cell in found)
 
 
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "sentiment_kit" / "weights").glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("path", ALL + [pytest.param(path, id=path.parent.name) for path in PAGES])
+def test_every_link_to_a_file_finds_it(path):
+    prose = (
+        [cell["source"] for cell in cells(path) if cell["cell_type"] == "markdown"]
+        if path.suffix == ".ipynb"
+        else [path.read_text(encoding="utf-8")]
+    )
+    links = {link.split("#")[0] for text in prose for link in LINK.findall(text)}
+    local = {link for link in links if link and not re.match(r"[a-z]+:", link)}
+    assert not [link for link in local if not (path.parent / link).exists()]
+
+
 def test_ruff_has_nothing_to_say():
     for check in (["format", "--check"], ["check"]):
         done = subprocess.run(
