@@ -583,7 +583,7 @@ def test_unit_switch_and_first_paint(lab, size):
 
 def test_keystroke_to_recolour(lab):
     text = "('It broke after a week, but he was kind. ' * 13)[:500]"
-    make = f"widget = HeatmapWidget(fresh(0, 512), {text}, range(8))"
+    make = f"widget = HeatmapWidget(fresh(0, 768), {text}, range(8))"
     lab.page.evaluate(STAMP)
     page = lab.run([START, make, "widget"])
     page.wait_for_selector(".skh-row")
@@ -593,7 +593,7 @@ def test_keystroke_to_recolour(lab):
         page.wait_for_function(f"stamps.length === {n + 1}")
         page.wait_for_timeout(100)
     assert "notgoodatall,noo!!!" in lab.python("widget.texts[0]")
-    report("keystroke to recolour, 500 characters, H = 512", page.evaluate("stamps"), 150)
+    report("keystroke to recolour, 500 characters, H = 768", page.evaluate("stamps"), 150)
     page.evaluate("stamps.length = 0")
     page.keyboard.type("as fast as it goes, without waiting")
     assert lab.wait("'without waiting' in widget.texts[0]")
