@@ -207,9 +207,14 @@ OPEN = """async name => {
     commands.execute('notebook:run-all-cells').finally(() => { window.ran = true; });
 }"""
 OUTPUTS = "panel.content.widgets.map(cell => cell.model.outputs.toJSON())"
-ASK = """async expression => (await kernel.requestExecute(
-    { code: '', store_history: false, user_expressions: { value: expression } }).done
-).content.user_expressions.value"""
+# A widget waits with what it says until its last message is dealt with: hence two requests.
+ASK = """async expression => {
+    const ask = wanted => kernel.requestExecute(
+        { code: '', store_history: false, user_expressions: wanted }
+    ).done;
+    await ask({});
+    return (await ask({ value: expression })).content.user_expressions.value;
+}"""
 SETTINGS = {
     "apputils-extension/themes": lambda dark: {
         "theme": f"JupyterLab {'Dark' if dark else 'Light'}"
