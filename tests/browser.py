@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 
@@ -215,6 +216,44 @@ ASK = """async expression => {
     await ask({});
     return (await ask({ value: expression })).content.user_expressions.value;
 }"""
+# From a key near the end of a text to the colours that answer it, painted, in milliseconds.
+KEYS = """([box, view]) => {
+    const input = document.querySelector(box);
+    input.focus();
+    input.setSelectionRange(input.value.length - 3, input.value.length - 3);
+    window.stamps = [];
+    let start = 0;
+    input.addEventListener('keydown', () => { start = performance.now(); }, true);
+    const painted = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+    new MutationObserver(async () => {
+        const since = start;
+        start = 0;
+        await painted();
+        if (since) stamps.push(performance.now() - since);
+    }).observe(document.querySelector(view), { childList: true, subtree: true });
+}"""
+
+
+def time_keys(page, box: str, view: str, letters: str) -> list[float]:
+    "Milliseconds from each key to new colours; each waits for the one before."
+    page.evaluate(KEYS, [box, view])
+    for n, letter in enumerate(letters):
+        page.keyboard.press(letter)
+        end = time.monotonic() + 20
+        while page.evaluate("stamps.length") <= n:
+            assert time.monotonic() < end, f"nothing answered the key {letter}"
+            page.wait_for_timeout(10)
+        page.wait_for_timeout(100)
+    return page.evaluate("stamps")
+
+
+def report(name: str, times: list[float], limit: float) -> None:
+    "Prints what was measured; the limit is for the quicker quarter: other work only adds."
+    low, middle, high = np.quantile(times, [0.25, 0.5, 1])
+    print(f"{name}: quarter {low:.0f} ms, median {middle:.0f}, longest {high:.0f} (limit {limit})")
+    assert low <= limit, name
+
+
 SETTINGS = {
     "apputils-extension/themes": lambda dark: {
         "theme": f"JupyterLab {'Dark' if dark else 'Light'}"

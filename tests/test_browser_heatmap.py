@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from browser import offline, open_lab, shot_path
+from browser import offline, open_lab, report, shot_path, time_keys
 from hostile import HOSTILE
 
 from sentiment_kit.data.text import encode
@@ -495,7 +495,6 @@ def test_hostile_texts_in_a_saved_file(lab, tmp_path):
 STAMP = """
 window.painted = () => new Promise(done =>
     requestAnimationFrame(() => setTimeout(() => done(performance.now()))));
-window.stamps = [];
 """
 SWITCH = """async ([opener, unit]) => {
     const root = document.querySelector('.jp-OutputArea .skh');
@@ -509,29 +508,6 @@ SWITCH = """async ([opener, unit]) => {
     const end = await painted();
     return [end - start, colours() !== before];
 }"""
-KEY = """() => {
-    const box = document.querySelector('.jp-OutputArea textarea');
-    const view = document.querySelector('.skh-view');
-    box.focus();
-    box.setSelectionRange(box.value.length - 3, box.value.length - 3);
-    let start;
-    box.addEventListener('keydown', () => { start = performance.now(); }, true);
-    new MutationObserver(() => painted().then(end => {
-        if (start) stamps.push(end - start);
-        start = 0;
-    })).observe(
-        view, { childList: true, subtree: true });
-}"""
-
-
-def report(name, times, limit):
-    "Prints what was measured; the limit is for the quicker quarter: other work only adds."
-    low, middle, high = np.quantile(times, [0.25, 0.5, 1])
-    print(
-        f"{name}: quarter {low:.0f} ms, median {middle:.0f} ms, "
-        f"longest {high:.0f} ms (limit {limit})"
-    )
-    assert low <= limit, name
 
 
 FIRST = """() => {
@@ -584,17 +560,11 @@ def test_unit_switch_and_first_paint(lab, size):
 def test_keystroke_to_recolour(lab):
     text = "('It broke after a week, but he was kind. ' * 13)[:500]"
     make = f"widget = HeatmapWidget(fresh(0, 768), {text}, range(8))"
-    lab.page.evaluate(STAMP)
     page = lab.run([START, make, "widget"])
     page.wait_for_selector(".skh-row")
-    page.evaluate(KEY)
-    for n, letter in enumerate("notgoodatall,noo!!!"):
-        page.keyboard.press(letter)
-        page.wait_for_function(f"stamps.length === {n + 1}")
-        page.wait_for_timeout(100)
+    took = time_keys(page, ".jp-OutputArea textarea", ".skh-view", "notgoodatall,noo!!!")
     assert "notgoodatall,noo!!!" in lab.python("widget.texts[0]")
-    report("keystroke to recolour, 500 characters, H = 768", page.evaluate("stamps"), 150)
-    page.evaluate("stamps.length = 0")
+    report("keystroke to recolour, 500 characters, H = 768", took, 150)
     page.keyboard.type("as fast as it goes, without waiting")
     assert lab.wait("'without waiting' in widget.texts[0]")
     page.wait_for_function(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from browser import open_tab, shot_path
+from browser import open_tab, report, shot_path, time_keys
 from hostile import HOSTILE
 
 from sentiment_kit.data.text import encode
@@ -82,6 +82,15 @@ def test_the_page_reads_as_python_does(file, without):
         print(f"{name}: {sorted(map(round, speeds))} bytes/s, first paint {paint:.0f} ms")
         assert paint < 2000 and (without or max(speeds) > 1000)
         assert tab.errors == tab.outside == []
+
+
+def test_a_key_is_answered_at_once(file):
+    with open_tab() as tab:
+        page = alive(tab, file)
+        type_text(page, ("It broke after a week, but he was kind. " * 13)[:500])
+        page.wait_for_timeout(500)
+        took = time_keys(page, "#live textarea", "main .skh-view", "notgoodatall,noo!!!")
+        report("keystroke to recolour, 500 characters, H = 768, no kernel", took, 150)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
