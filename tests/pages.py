@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from itertools import count, groupby
 from pathlib import Path
@@ -46,8 +46,10 @@ SECTIONS |= {f"lib/{stage}": f"Library: {stage}" for stage in STAGES}
 SECTIONS |= {"lib": "Library: above and below", "runs": "Run notebooks"}
 CODE_STYLES = ("default", "github-dark")  # for a light and for a dark page
 PLOTLY = "application/vnd.plotly.v1+json"
+SVG = "image/svg+xml"
 FIRST = {  # what to open first: a picture of nbs/images, or the page's own first figure
     "play.html": "heatmap.png",
+    "pages/sentiment_neuron.html": "carrier_units.svg",
     "tour/93_the_sentiment_neuron.html": "map.png",
     "tour/91_inside_the_mlstm.html": None,
     "readme.html": "loss.png",
@@ -143,6 +145,13 @@ def listing(folder: Path) -> nbformat.NotebookNode:
     )
 
 
+def described(svg: str) -> str:
+    "A stored SVG as a picture; whoever does not see it is told its title."
+    title = re.search(r"<title>(.*?)</title>", svg, re.S)
+    told = title[1] if title else "a picture without a title"
+    return f'<img alt="{told}" src="data:{SVG};base64,{b64encode(svg.encode()).decode()}">'
+
+
 def prepare(notebook: nbformat.NotebookNode, up: str = "") -> bool:
     "Drop directives and machine paths, tag exported cells, turn figures into HTML. Are there any?"
     numbers = count()
@@ -160,6 +169,8 @@ def prepare(notebook: nbformat.NotebookNode, up: str = "") -> bool:
         for output in cell.get("outputs", []):
             if LIVE.search(output.get("data", {}).get("text/plain", "")):
                 output.data["text/html"] = output.data.get("text/html", "") + live_frame(up)
+            if svg := output.get("data", {}).pop(SVG, None):
+                output.data["text/html"] = described(svg)
             if figure := output.get("data", {}).pop(PLOTLY, None):
                 parts = dict(
                     include_plotlyjs=False,

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 from browser import open_tab
-from pages import SEARCH, STAGES
+from pages import FIRST, SEARCH, STAGES
 from pages_search import search_index
 from sync import ROOT, notebooks
 from test_hygiene import MACHINE_PATH
@@ -98,7 +98,7 @@ def test_the_start_page_leads_everywhere(site):
         tab.page.goto((site / "index.html").as_uri())
         cards = tab.page.locator(".card")
         links = cards.evaluate_all("cards => cards.map(card => card.getAttribute('href'))")
-        assert links[0] == "play.html" and len(links) == 4 + len(STAGES)
+        assert links[0] == "play.html" and len(links) == len(FIRST) + len(STAGES)
         assert all((site / link).is_file() for link in links)
         drawn = "cards => cards.map(card => card.querySelector('img').naturalWidth)"
         assert min(cards.evaluate_all(drawn)) > 100
