@@ -4,6 +4,7 @@ import json
 import math
 import time
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,13 +13,16 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from sentiment_kit.data.files import KitError
+from sentiment_kit.model import pieces
 from sentiment_kit.model.cpu_kernels import PRECISIONS
 from sentiment_kit.model.gpu_buffers import Shape, buffer_sizes
+from sentiment_kit.model.kernel_loops import torch_pool
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.loss import cross_entropy
+from sentiment_kit.model.pieces import own_rows
 from sentiment_kit.model.recurrence import run_forward
 from sentiment_kit.recipes import read_recipe, runs_folder
-from sentiment_kit.training import budget
+from sentiment_kit.training import budget, counts
 from sentiment_kit.training.budget import (
     data_parallel,
     floor_seconds,
@@ -96,6 +100,45 @@ def test_activations_hold_what_the_tape_really_holds(cell, precision):
         "activations"
     ]
     assert planned == held + T * B * (4 * V + max(4 * H, 8 * V))
+
+
+@pytest.mark.parametrize("cell", ["mlstm", "lstm"])
+def test_tables_that_each_thread_keeps_for_itself_are_counted(cell, monkeypatch):
+    "As many bytes as a real way back makes room for, and none where the threads share one."
+    config = LanguageModelConfig(cell, 100, 4, 16)
+    count = partial(count_memory, config, 24, 5, "fp32", "cpu")
+    held = []
+
+    def watched(given, n_parts):
+        rows = own_rows(given, n_parts)
+        held.append(sum(d.numel() * d.element_size() for d in rows if d is not None))
+        return rows
+
+    monkeypatch.setattr(pieces, "own_rows", watched)
+    ids_BT = torch.randint(100, (24, 5))
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            LanguageModel(config)(ids_BT)[0].sum().backward()
+    finally:
+        torch.set_num_threads(1)
+    if len(held) < 2 or torch_pool() is None:
+        pytest.skip("no LLVM, no AVX-512 or no threads to be shared here")
+    one, three = (sum(count(threads=threads).values()) for threads in (1, 3))
+    assert three - one == held[1] - held[0] > 0
+    assert count(threads=3)["thread tables"] == three - one
+    assert count_memory(config, 24, 5, "fp32", threads=3)["thread tables"] == 0, "a GPU has none"
+    monkeypatch.setattr(counts, "OWN_TABLES", 3 * 4 * 100 * 16 - 1)
+    assert count(threads=3)["thread tables"] == 0
+
+
+def test_a_plan_for_a_processor_counts_its_threads():
+    alone, many = (plan(CONFIGS[0], replace(HERE, threads=threads)) for threads in (1, 16))
+    assert many.memory_bytes - alone.memory_bytes == 15 * 4 * 256 * 5 * 4096
+    assert "thread tables" in str(many) and "thread tables" not in str(alone)
+    roomy = replace(HERE, threads=16, memory_bytes=16 << 30)
+    most = largest_batch(CONFIGS[0], roomy)
+    assert plan(CONFIGS[0], roomy, most).fits and not plan(CONFIGS[0], roomy, most + 8).fits
 
 
 def test_memory_of_parameters_is_16_bytes_each_with_adam_and_4_with_masters_on_the_cpu():

@@ -452,6 +452,11 @@ def test_norm_of_millions_is_exact():
 
 def test_norm_without_the_kernel():
     check_norm(fused_norm, "cpu", bound=4e-6)
+    flat = [torch.randn(n) for n in (1, 2**16, 2**16 + 1)]
+    shaped = [flat[0][0], flat[1].view(256, 16, 16), flat[2].requires_grad_()]
+    assert (
+        torch.equal(fused_norm(shaped), fused_norm(flat)) and not fused_norm(shaped).requires_grad
+    )
     assert fused_norm([]) == 0
     assert (
         fused_norm([torch.ones(4, dtype=torch.float64), torch.ones(5).half()]).dtype

@@ -10,7 +10,7 @@ from sentiment_kit.model import language_model
 from sentiment_kit.model.cpu_kernels import Product, packing_works
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.mlstm import LSTM, MLSTM, MLSTMState
-from sentiment_kit.model.norms import weight_norm
+from sentiment_kit.model.norms import weight_norm, weight_norms
 from sentiment_kit.model.reader import Reader
 from sentiment_kit.model.recurrence import recurrence
 from sentiment_kit.model.reference import run_steps
@@ -290,6 +290,23 @@ def test_weight_norm_equals_its_formula():
     assert torch.autograd.gradcheck(
         weight_norm, (free, torch.rand(3, dtype=torch.float64, requires_grad=True))
     )
+
+
+def test_weight_norm_of_a_layer_is_that_of_each_matrix_to_the_bit():
+    "More rows than are summed at once, a matrix that nobody used, and a bound that holds."
+    torch.manual_seed(0)
+    v = [torch.randn(n, o, requires_grad=True) for n, o in ((7, 12), (150, 12), (150, 3), (3, 3))]
+    g = [torch.rand(v_IO.shape[1], requires_grad=True) for v_IO in v]
+    with torch.no_grad():
+        v[0][:, 5] = 0
+    together, alone = weight_norms(v, g), tuple(map(weight_norm, v, g))
+    assert all(map(torch.equal, together, alone))
+    seen = []
+    for w in (together, alone):
+        loss = sum(w_IO.sin().sum() for w_IO in w[:3])
+        seen.append(torch.autograd.grad(loss, [*v[:3], *g[:3]]))
+    assert all(map(torch.equal, *seen)) and seen[0][3][5] == 0
+    assert not torch.autograd.grad(weight_norms(v, g)[0].sum(), v[3])[0].any()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

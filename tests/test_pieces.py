@@ -9,9 +9,17 @@ from sentiment_kit.model.cpu_kernels import Product, storage_dtype
 from sentiment_kit.model.kernel_loops import torch_pool
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.mlstm import LSTM, MLSTM
-from sentiment_kit.model.panels import Panels, lane_ranges, panels_pay, panels_work
+from sentiment_kit.model.panels import SLOTS, Panels, lane_ranges, panels_pay, panels_work
 from sentiment_kit.model.pieces import in_one_call
-from sentiment_kit.model.products import linear, transposed_product
+from sentiment_kit.model.products import (
+    LONG,
+    kernel_products,
+    lie_well,
+    linear,
+    linears,
+    transposed_product,
+)
+from sentiment_kit.model.programs import Program
 from sentiment_kit.model.reader import Reader
 from sentiment_kit.model.reference import run_steps
 from sentiment_kit.model.tape import Inputs
@@ -247,6 +255,64 @@ def test_a_weight_gradient_of_rows_that_lie_anyhow():
     exact_IO = a_NI.double().t() @ d_NO.double()
     error = (transposed_product(a_NI, d_NO) - exact_IO).norm() / exact_IO.norm()
     assert error < 1e-6
+
+
+@pytest.mark.parametrize(("I", "O"), [(1, 32), (37, 64), (64, 512), (40, 33), (40, 544)])
+def test_products_read_in_place_have_the_bits_of_those_of_panels(I, O):
+    "Turned round or not, of one thread or three; what does not lie well is laid out."
+    torch.manual_seed(0)
+    x_BI, w_IO = torch.randn(50, I), torch.randn(I, O)
+    turned = x_BI.t().contiguous().t()
+    assert lie_well(x_BI, w_IO) == lie_well(turned, w_IO) == (O in (32, 64, 512))
+    expected = Panels(w_IO, torch.float32)(x_BI)
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            for x in (x_BI, turned):
+                assert all(torch.equal(y, expected) for y in kernel_products((x, w_IO), (x, w_IO)))
+    finally:
+        torch.set_num_threads(1)
+    assert not lie_well(x_BI, torch.randn(I, O + 32)[:, :O]) or I == 1  # a row alone has no gap
+
+
+def test_what_is_too_large_to_be_read_in_place_is_laid_out(monkeypatch):
+    a_NI, d_NO = torch.randn(70, LONG + 8), torch.randn(70, 64)
+    assert not lie_well(a_NI.t(), d_NO) and lie_well(a_NI[:, :LONG].contiguous().t(), d_NO)
+    torch.testing.assert_close(transposed_product(a_NI, d_NO), a_NI.t() @ d_NO)
+    assert lie_well(a_NI[:, :70].contiguous(), d_NO)
+    monkeypatch.setattr("sentiment_kit.model.products.LARGE", 70 * 64 - 1)
+    assert not lie_well(a_NI[:, :70].contiguous(), d_NO)
+
+
+@pytest.mark.parametrize("wanted", [(1, 1, 1, 1), (0, 1, 0, 1), (1, 0, 1, 0), (0, 0, 0, 1)])
+def test_layers_of_one_input_are_as_good_as_alone(wanted):
+    "To the bit, whichever of them learn; a gradient lies as its weights do, so nobody copies it."
+    torch.manual_seed(0)
+    made = torch.randn(300, 24), torch.randn(64, 24), torch.randn(64), torch.randn(24, 32)
+    leaves = [x.requires_grad_(bool(yes)) for x, yes in zip(made, wanted, strict=True)]
+    x_NI, w_OI, b_O, turned_IO = leaves
+    learnt = [x for x in leaves if x.requires_grad]
+    together = linears(x_NI, [(w_OI, b_O), (turned_IO.t(), None)])
+    alone = linear(x_NI, w_OI, b_O), linear(x_NI, turned_IO.t())
+    seen = []
+    for y in (together, alone):
+        total = sum(y_NO.sin().sum() for y_NO in y)
+        seen.append((*y, *torch.autograd.grad(total, learnt, retain_graph=True)))
+    assert all(map(torch.equal, *seen))
+    for x, d in zip(learnt, seen[0][2:], strict=True):
+        assert d.stride() == x.stride()
+
+
+def test_what_a_thread_writes_shares_no_line_of_the_cache_with_another():
+    ranges = [slice(k, k + 1) for k in range(40)]
+    x_BN = torch.zeros(40, 16)
+    program = Program([Panels(torch.ones(16, 16), torch.float32).bound(x_BN, x_BN)], ranges, 1)
+    lines = []
+    for block in program.kept[1]:
+        start = block.buffer_info()[0]
+        lines.append(set(range(start // 64, (start + 8 * len(SLOTS) - 1) // 64 + 1)))
+    assert len(lines) == 40 == len({min(line) for line in lines})
+    assert sum(map(len, lines)) == len(set().union(*lines))
 
 
 def test_where_panels_are_not_the_best_way(monkeypatch):

@@ -18,15 +18,15 @@ from ..model.products import linear, transposed_product
 from ..model.programs import Program
 from ..model.single_lane import LaneWeights, Walk, filled
 
-# %% ../../nbs/lib/evidence/88_bare_products.ipynb #28dc7f44a15f42009ec082fcd5f49673
+# %% ../../nbs/lib/evidence/88_bare_products.ipynb #7151d4adcf664d478de950482e2abeb1
 def panel_steps(
     w: list[torch.Tensor], x: list[torch.Tensor], n_steps: int
 ) -> Callable[[], list[torch.Tensor]]:
     "Each x times its matrix, step after step in one call."
     y = [x_BI.new_zeros(len(x_BI), w_IO.shape[1]) for x_BI, w_IO in zip(x, w, strict=True)]
     turns = list(zip([Panels(w_IO, x[0].dtype) for w_IO in w], x, y, strict=True))
-    ranges = lane_ranges(len(x[0]))
-    program = Program([[by.bound(a[now], b[now]) for by, a, b in turns] for now in ranges], n_steps)
+    calls = [by.bound(a, b) for by, a, b in turns]
+    program = Program(calls, lane_ranges(len(x[0])), n_steps)
 
     def run() -> list[torch.Tensor]:
         program.run()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEAD', 'RESETS', 'ENTER', 'SHARE', 'LOOPS', 'NO_COMPILER', 'PROBE', 'ROUNDERS', 'KEPT', 'SHARE_PAYS', 'find_rows',
            'find_streams', 'assembler', 'find_compiler', 'compiler', 'host_features', 'rounds', 'compiled', 'Pool',
-           'numbers_threads', 'torch_pool', 'kernels_usable', 'Kernel', 'in_time', 'constants', 'Call']
+           'numbers_threads', 'torch_pool', 'kernels_usable', 'Kernel', 'in_time', 'constants', 'block_numbers', 'Call']
 
 # %% ../../nbs/lib/model/33_kernel_loops.ipynb #f7e92d3452054522bb762c0e194d81a7
 import ctypes
@@ -267,12 +267,13 @@ class Kernel:
         self.address = compiled(assembler("kernel", formulas, streams), "kernel")
         self.run_alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address)
 
-# %% ../../nbs/lib/model/33_kernel_loops.ipynb #4d468186fde74fa684e8ae198697f363
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #d252e29dbe494b94b08382b6593df734
 def in_time(x: torch.Tensor, n_axes: int) -> tuple[int, int]:
     "Address, and bytes from a step to the next: 0 where time is not the first of `n_axes` axes."
-    if not (x[0] if x.dim() == n_axes and len(x) else x).is_contiguous():
+    timed = x.dim() == n_axes
+    if not x.is_contiguous() and not (x[0] if timed else x).is_contiguous():
         raise ValueError(f"a kernel walks over {tuple(x.shape)} without gaps, not {x.stride()}")
-    return x.data_ptr(), x.stride(0) * x.element_size() if x.dim() == n_axes else 0
+    return x.data_ptr(), x.stride(0) * x.element_size() if timed else 0
 
 # %% ../../nbs/lib/model/33_kernel_loops.ipynb #f02bed48f5144c718f7ef6f68c873944
 @lru_cache(64)
@@ -281,7 +282,28 @@ def constants(lanes: int, units: int) -> tuple[torch.Tensor, torch.Tensor, torch
     zeros = torch.zeros(4 * units + LANES)
     return zeros, torch.zeros(lanes, dtype=torch.bool), torch.arange(lanes)
 
-# %% ../../nbs/lib/model/33_kernel_loops.ipynb #cfbb37ec894b41f9869ed54c4ced9a65
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #f7a0b5c6c6d34e8a8bd8857670317536
+def block_numbers(
+    kernel: Kernel,
+    shape: tuple[int, int],  # lanes B, units H
+    ids_TB: torch.Tensor | None,  # integers, which row of a table; None: rows go by lane
+    reset_TB: torch.Tensor | None,  # bool
+    arrays: dict[
+        str, torch.Tensor
+    ],  # by stream, but for the first: [T,B,N], or [B,N] for every byte
+) -> tuple[list[int], tuple]:  # and what must live as long as they are used
+    "The block of a kernel for one thread, its first stream still to be named."
+    lanes, units = shape
+    zeros, never_B, own_rows_B = constants(lanes, units)
+    reset_TB = never_B if reset_TB is None else torch.cat((reset_TB, never_B[None]))
+    ids_TB = own_rows_B if ids_TB is None else ids_TB.long().contiguous()
+    reset, reset_step = in_time(reset_TB, 2)
+    block = [0, lanes, units, 1, 0, 0, zeros.data_ptr(), *in_time(ids_TB, 2)]
+    block += [reset, reset_step, reset + reset_step, reset_step, 0, 0]
+    block += [n for name in list(kernel.streams)[1:] for n in in_time(arrays[name], 3)]
+    return block, (reset_TB, ids_TB, zeros, arrays)
+
+# %% ../../nbs/lib/model/33_kernel_loops.ipynb #9f94f40189e44edf8f93473b8f91c6d3
 class Call:
     "A kernel bound to the arrays of a run: `call(t, made)` is one step."
 
@@ -289,23 +311,16 @@ class Call:
         self,
         kernel: Kernel,
         shape: tuple[int, int],  # lanes B, units H
-        ids_TB: torch.Tensor | None,  # integers, which row of a table; None: rows go by lane
-        reset_TB: torch.Tensor | None,  # bool
-        **arrays: torch.Tensor,  # by stream, but for the first: [T,B,N], or [B,N] for every byte
+        ids_TB: torch.Tensor | None,  # as for `block_numbers`
+        reset_TB: torch.Tensor | None,
+        **arrays: torch.Tensor,
     ):
-        lanes, units = shape
-        zeros, never_B, own_rows_B = constants(lanes, units)
-        reset_TB = never_B if reset_TB is None else torch.cat((reset_TB, never_B[None]))
-        ids_TB = own_rows_B if ids_TB is None else ids_TB.long().contiguous()
+        numbers, self.kept = block_numbers(kernel, shape, ids_TB, reset_TB, arrays)
         pool = torch_pool() if torch.get_num_threads() > 1 else None
-        threads = min(torch.get_num_threads(), 1 + lanes * units // SHARE_PAYS)
+        threads = min(torch.get_num_threads(), 1 + shape[0] * shape[1] // SHARE_PAYS)
         told = (pool.thread_number, pool.team_size) if pool else (0, 0)
-        reset, reset_step = in_time(reset_TB, 2)
-        block = [0, lanes, units, threads, *told, zeros.data_ptr(), *in_time(ids_TB, 2)]
-        block += [reset, reset_step, reset + reset_step, reset_step, 0, 0]
-        block += [n for name in list(kernel.streams)[1:] for n in in_time(arrays[name], 3)]
-        self.block = (ctypes.c_int64 * len(block))(*block)
-        self.kept = (reset_TB, ids_TB, zeros, arrays)
+        numbers[HEAD.index("threads") : HEAD.index("zeros")] = (threads, *told)
+        self.block = (ctypes.c_int64 * len(numbers))(*numbers)
         self.run = partial(kernel.run_alone, self.block)
         if threads > 1:
             self.run = partial(pool.run, kernel.address, ctypes.addressof(self.block), threads, 0)

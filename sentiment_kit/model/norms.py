@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRETCH', 'LANES', 'ROWS_AT_ONCE', 'GPU_PIECE', 'sum_of_squares', 'two_pass_norm', 'fused_norm', 'column_dot',
-           'weight_norm']
+           'columns_of', 'weight_norms', 'weight_norm']
 
 # %% ../../nbs/lib/model/05_norms.ipynb #13302b9bf7c14e5a8fec2c8cf035b783
 import torch
@@ -42,7 +42,8 @@ def two_pass_norm(
                 sum_of_squares[(count,)](x_N, partial_PK, first, t.numel(), STRETCH, LANES)
     return partial_PK.sum().sqrt()
 
-# %% ../../nbs/lib/model/05_norms.ipynb #eba4c57cde7944d59da75d370b6b68da
+# %% ../../nbs/lib/model/05_norms.ipynb #cee3839e58a647e6bd48db58f3d2760a
+@torch.no_grad()
 def fused_norm(
     tensors: list[torch.Tensor],  # any shapes and precisions, one device
 ) -> torch.Tensor:  # scalar, fp32 (fp64 where a tensor is)
@@ -52,13 +53,15 @@ def fused_norm(
     wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
     if tensors[0].is_cuda and wide == torch.float32 and triton_trouble(tensors[0].device) is None:
         return two_pass_norm(tensors)
-    flat = [t.detach().reshape(-1) for t in tensors]
-    if tensors[0].device.type == "cpu":
-        flat = [stretch for t in flat for stretch in t.split(STRETCH)]
-    stretches = [stretch.to(wide) for stretch in flat]
+    stretches = []
+    for t in tensors:
+        if t.dtype != wide:
+            t = t.to(wide)
+        short = not t.is_cpu or t.numel() <= STRETCH
+        stretches += [t] if short else t.reshape(-1).split(STRETCH)
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(stretches)))
 
-# %% ../../nbs/lib/model/05_norms.ipynb #1f2450a767244cca95d61c2730ac655b
+# %% ../../nbs/lib/model/05_norms.ipynb #cdbb672b0fd74e2e853724a4712702d3
 ROWS_AT_ONCE = 64  # on a CPU
 GPU_PIECE = 2**26  # numbers of a piece on a GPU: 268 MB of products
 
@@ -70,36 +73,53 @@ def column_dot(
     "Dot product of each column of `a_IO` with the same column of `b_IO`."
     O = a_IO.shape[1]
     rows = ROWS_AT_ONCE if a_IO.device.type == "cpu" else max(1, GPU_PIECE // O)
+    if a_IO.shape[0] <= rows:
+        return (a_IO * b_IO).sum(0)
     total_O = a_IO.new_zeros(O)
-    product_KO = a_IO.new_empty(min(rows, len(a_IO)), O)
+    product_KO = a_IO.new_empty(rows, O)
     for a_KO, b_KO in zip(a_IO.split(rows), b_IO.split(rows), strict=True):
         total_O += torch.mul(a_KO, b_KO, out=product_KO[: len(a_KO)]).sum(0)
     return total_O
 
-# %% ../../nbs/lib/model/05_norms.ipynb #786bea7a82e442579e988b3c5f938928
+# %% ../../nbs/lib/model/05_norms.ipynb #d0a0199522344adb94ea7d28cc2030fb
+def columns_of(x_O: torch.Tensor, matrices: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    "One number for each column of all `matrices`, matrix by matrix."
+    return x_O.split([w_IO.shape[1] for w_IO in matrices])
+
+
 class _WeightNorm(torch.autograd.Function):
-    "The formula of `weight_norm` with its gradient written out: two passes over the matrix."
+    "The formula of `weight_norm` with its gradient written out: two passes over each matrix."
 
     @staticmethod
-    def forward(ctx, v_IO, g_O):
-        square_O = column_dot(v_IO, v_IO)
+    def forward(ctx, *given):  # directions, then lengths
+        n = len(given) // 2
+        v = given[:n]
+        g_O = torch.cat(given[n:])
+        square_O = torch.cat([column_dot(v_IO, v_IO) for v_IO in v])
         s_O = square_O.clamp_min(1e-12).rsqrt()
-        ctx.save_for_backward(v_IO, g_O, s_O, square_O > 1e-12)
-        return v_IO * (g_O * s_O)
+        ctx.save_for_backward(*v, g_O, s_O, square_O > 1e-12)
+        return tuple(map(torch.mul, v, columns_of(g_O * s_O, v)))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, dw_IO):
-        v_IO, g_O, s_O, free_O = ctx.saved_tensors
-        a_O = column_dot(v_IO, dw_IO)
-        dv_IO = dw_IO * (g_O * s_O)
-        dv_IO.addcmul_(v_IO, (g_O * s_O**3 * a_O * free_O).expand_as(v_IO), value=-1)
-        return dv_IO, a_O * s_O
+    def backward(ctx, *dw):
+        *v, g_O, s_O, free_O = ctx.saved_tensors
+        a_O = torch.cat([column_dot(v_IO, dw_IO) for v_IO, dw_IO in zip(v, dw, strict=True)])
+        dv = tuple(map(torch.mul, dw, columns_of(g_O * s_O, v)))
+        along = columns_of(g_O * s_O**3 * a_O * free_O, v)
+        for dv_IO, v_IO, along_O in zip(dv, v, along, strict=True):
+            dv_IO.addcmul_(v_IO, along_O.expand_as(v_IO), value=-1)
+        return *dv, *columns_of(a_O * s_O, v)
 
-# %% ../../nbs/lib/model/05_norms.ipynb #e733151bafe94b479d3bdfb4b97038db
-def weight_norm(
-    v_IO: torch.Tensor,  # directions, input x output
-    g_O: torch.Tensor,  # length of each output column
-) -> torch.Tensor:  # w_IO, each column of length g
+# %% ../../nbs/lib/model/05_norms.ipynb #3dadaf9e13df4d59a72ca3220822229b
+def weight_norms(
+    v: list[torch.Tensor],  # directions, input x output
+    g: list[torch.Tensor],  # length of each output column
+) -> tuple[torch.Tensor, ...]:  # w_IO, each column of length g
     "Weight normalisation per output column (Salimans & Kingma 2016, eq. 2), differentiable."
-    return _WeightNorm.apply(v_IO, g_O)
+    return _WeightNorm.apply(*v, *g)
+
+
+def weight_norm(v_IO: torch.Tensor, g_O: torch.Tensor) -> torch.Tensor:  # w_IO
+    "`weight_norms` of a single matrix."
+    return weight_norms([v_IO], [g_O])[0]

@@ -78,7 +78,7 @@ def floor_seconds(
         parts["masters on the CPU"] = P * (4 / HOST_LINK + 28 / HOST_MEMORY)
     return parts
 
-# %% ../../nbs/lib/training/90_budget.ipynb #e54aa702819e438eb45c8aaa1ec66a3f
+# %% ../../nbs/lib/training/90_budget.ipynb #3ddd15c6a84f4b4b88c47be11588d5d2
 USABLE = 0.9  # share of the memory to plan for; driver, libraries and fragmentation have the rest
 LANE_BLOCK = 8  # lanes are planned in blocks
 
@@ -91,7 +91,7 @@ def largest_batch(
     n_gpus: int = 1,
 ) -> int:  # lanes on one device, a multiple of 8; 0 where not even 8 fit
     "The most lanes that fit."
-    how = (seq_len, ceilings.precision, ceilings.kind, masters, n_gpus)
+    how = (seq_len, ceilings.precision, ceilings.kind, masters, n_gpus, ceilings.threads)
     count = count_memory(config, LANE_BLOCK, *how)
     block = count["activations"] + count["other windows"]
     free = USABLE * ceilings.memory_bytes - (sum(count.values()) - count["host"] - block)
@@ -190,7 +190,7 @@ class Plan:
         rows = [f"| {name} | {value} |" for name, value in plan_rows(self)]
         return "\n".join(["| | |", "|---|---|", *rows, "", self.sentence()])
 
-# %% ../../nbs/lib/training/90_budget.ipynb #0695f397abc94f2b8aa158711abf8d54
+# %% ../../nbs/lib/training/90_budget.ipynb #1a60943631d649e3b6d58edf955df991
 def plan_on(
     config: LanguageModelConfig,
     d: Ceilings,
@@ -201,7 +201,7 @@ def plan_on(
     "`plan` for ceilings that are known and numbers that were checked."
     batch, T, n_gpus, link = sizes
     lanes, P = batch // n_gpus, sum(count_parameters(config).values())
-    memory = count_memory(config, lanes, T, d.precision, d.kind, masters, n_gpus)
+    memory = count_memory(config, lanes, T, d.precision, d.kind, masters, n_gpus, d.threads)
     seconds = floor_seconds(config, lanes, T, d, masters)
     needed = sum(memory.values()) - memory["host"]
     scaling = data_parallel(sum(seconds.values()), lanes * T, P, n_gpus, link)
