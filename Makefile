@@ -49,7 +49,7 @@ lab: setup  ## JupyterLab on the notebooks; opens the one to play with
 gpu:  ## on CUDA: correctness, speed of whole steps, training after reading, one leg; under 8 minutes, into out/gpu
 	PYTHONPATH=. $(PYTHON) tests/gpu.py $(GPU)
 
-bench: setup  ## speed beside its peers and its floor, 25 minutes on an idle machine, into out/bench
+bench: setup  ## speed beside its peers and its floor, 7 minutes on an idle machine, into out/bench
 	$(BIN)/sentiment-kit run bench
 
 docs: setup  ## the notebooks as static pages in out/docs; RUN=out/… adds that run's executed notebooks

@@ -365,7 +365,7 @@ def test_shipped_recipes_fit_their_notebooks(name, tmp_path):
 
 def test_the_benchmark_is_a_recipe_of_one_notebook(tmp_path):
     plan = plan_run(read_recipe("bench"), {}, tmp_path)
-    assert list(plan) == ["68_speed"] and [4096, 32, 256] in [
+    assert list(plan) == ["68_speed"] and [4096, 32, 64] in [
         size[:3] for size in plan["68_speed"]["training"]
     ]
 

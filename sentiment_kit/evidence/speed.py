@@ -214,17 +214,17 @@ def speed_table(
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #ee2aee96914645758d0de4062aa01bbc
+# %% ../../nbs/lib/evidence/90_speed.ipynb #7c5e49f90bb94262bf5eb0ad2789e785
 COLOURS = {"naive loop": AXIS, "nn.LSTM": SERIES[0], "ours": SERIES[1]}
 
 
 def bar_labels(row: dict) -> tuple[str, str]:
-    "The size under a bar, and the rate on it."
-    size = ", ".join(f"{key} = {row[key]:,}" for key in SIZES if key in row)
+    "The size under a bar, a number a line, and the rate on it."
+    size = "<br>".join(f"{key} = {row[key]:,}" for key in SIZES if key in row)
     rate = row["bytes_per_s"]
     return size, f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.0f}"
 
-# %% ../../nbs/lib/evidence/90_speed.ipynb #2d7fb111150540fdaef0a6fa16199ab2
+# %% ../../nbs/lib/evidence/90_speed.ipynb #84b036aa5f3c4747a3b4c627bd7f64b0
 def speed_figure(
     rows: Sequence[dict],  # of `in_turns`
     title: str = "",
@@ -242,7 +242,7 @@ def speed_figure(
         figure.data[-1].update(marker_color=COLOURS.get(what), opacity=opacity)
     figure.add_hline(y=1, line_dash="dot")
     said = dict(text="the floor: the products alone", showarrow=False, yanchor="top")
-    figure.add_annotation(x=1, xref="paper", xanchor="right", y=0, **said)  # 0 is the log of 1
+    figure.add_annotation(x=0, xref="paper", xanchor="left", y=0, **said)  # 0 is the log of 1
     highest = max(1 / row["of_floor"] for row in timed)
     span = [math.log10(0.8), math.log10(1.2 * highest)]
     ticks = [1, 1.5, 2, 3, 5, 10, 20, 50, 100]
