@@ -155,6 +155,10 @@ FIGURES = {
     "63_map_the_neuron": ("source = ModelStates", "map.png"),
     "64_loss_gap": ("whole.figure", "gap.png"),
     "66_model_size": ("figure = go.Figure", "sizes.png"),
+    "70_ladder": (
+        'for size in sizes:\n    for figure in ("carrier, inside", "bits of the body"',
+        "ladder.png",
+    ),
 }
 
 if __name__ == "__main__":

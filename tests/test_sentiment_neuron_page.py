@@ -110,6 +110,10 @@ def test_every_figure_of_the_page_is_that_of_a_record_in_the_order_of_reading(re
     expected += [f"{alone[-1]['mb']:.0f}", "217", along(with_stars, 0, "217")]
     expected += [f"{with_stars[1]['mb']:.0f}", along(with_stars, 1, "217")]
     expected += [along(with_stars, -1, "217")]
+    rungs = records["ladder"].figures["rungs"]
+    climbed = ("bytes", "headline", "stars", "stars weighted", "other stars weighted")
+    areas = [pairs(rungs[name]["carrier, inside"]) for name in climbed]
+    expected += ["256", "12", *areas[:3], "150", *areas[3:]]
     expected += ["100", amount(curves["carrier, with stars"]["after"]["100"])]
     expected += [amount(curves["carrier, text alone"]["after"]["100"], 3), amount(ratio)]
     expected += [amount(found) for found in moved]
