@@ -216,35 +216,36 @@ ASK = """async expression => {
     await ask({});
     return (await ask({ value: expression })).content.user_expressions.value;
 }"""
-# From a key near the end of a text to the colours that answer it, painted, in milliseconds.
-KEYS = """([box, view]) => {
-    const input = document.querySelector(box);
-    input.focus();
-    input.setSelectionRange(input.value.length - 3, input.value.length - 3);
-    window.stamps = [];
+# Milliseconds from a key or a click to the frame after the change that answers it, in window.waits.
+WAITS = """([answer, changes]) => {
+    window.waits = [];
     let start = 0;
-    input.addEventListener('keydown', () => { start = performance.now(); }, true);
+    const now = () => { start = performance.now(); };
+    for (const name of ['keydown', 'click']) document.addEventListener(name, now, true);
     const painted = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
     new MutationObserver(async () => {
         const since = start;
         start = 0;
         await painted();
-        if (since) stamps.push(performance.now() - since);
-    }).observe(document.querySelector(view), { childList: true, subtree: true });
+        if (since) waits.push(performance.now() - since);
+    }).observe(document.querySelector(answer), changes);
 }"""
+NEAR_THE_END = "box => box.setSelectionRange(box.value.length - 3, box.value.length - 3)"
 
 
 def time_keys(page, box: str, view: str, letters: str) -> list[float]:
-    "Milliseconds from each key to new colours; each waits for the one before."
-    page.evaluate(KEYS, [box, view])
+    "Milliseconds from each key, near the end of a text, to new colours; each waits for the last."
+    page.evaluate(WAITS, [view, {"childList": True, "subtree": True}])
+    page.locator(box).first.focus()
+    page.locator(box).first.evaluate(NEAR_THE_END)
     for n, letter in enumerate(letters):
         page.keyboard.press(letter)
         end = time.monotonic() + 20
-        while page.evaluate("stamps.length") <= n:
+        while page.evaluate("waits.length") <= n:
             assert time.monotonic() < end, f"nothing answered the key {letter}"
             page.wait_for_timeout(10)
         page.wait_for_timeout(100)
-    return page.evaluate("stamps")
+    return page.evaluate("waits")
 
 
 def report(name: str, times: list[float], limit: float) -> None:

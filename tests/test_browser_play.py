@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from browser import ROOT, Lab, offline, open_lab, open_tab, serve
+from browser import ROOT, WAITS, Lab, offline, open_lab, open_tab, serve
 
 from sentiment_kit.data.text import encode
 from sentiment_kit.looking.edits import SUGGESTIONS
@@ -20,20 +20,6 @@ pytestmark = pytest.mark.slow
 MAKE = "import sentiment_kit as sk\nwidget = sk.play()\nwidget"
 COLOURED = """() => [...document.querySelectorAll('.skp .skh-mark')].some(
     span => span.style.backgroundColor)"""
-# Milliseconds from a key or a click to the frame after the next picture, in window.waits.
-WAITS = """() => {
-    window.waits = [];
-    let start = 0;
-    const now = () => { start = performance.now(); };
-    for (const name of ['keydown', 'click']) document.addEventListener(name, now, true);
-    const painted = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-    new MutationObserver(async () => {
-        const since = start;
-        start = 0;
-        await painted();
-        if (since) waits.push(performance.now() - since);
-    }).observe(document.querySelector('.skp'), { attributeFilter: ['data-drawn'] });
-}"""
 READY = """() => {
     const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
     return context?.isReady && context.session?.kernel?.status === 'idle';
@@ -208,7 +194,7 @@ def test_any_text_stays_text(lab):
 def test_a_key_and_a_suggestion_are_answered_at_once(lab):
     page = lab.run([MAKE])
     page.locator(".skp .skh-row").first.wait_for()
-    page.evaluate(WAITS)
+    page.evaluate(WAITS, [".skp", {"attributeFilter": ["data-drawn"]}])
     page.locator(".skp textarea").press("End")
     for letter in " It was not good at all.":
         n = page.evaluate("waits.length")
