@@ -93,6 +93,13 @@ def test_the_live_page_reads(site):
         assert "What a good page!" in shown.replace("\n", " ") and tab.errors == tab.outside == []
 
 
+def test_what_was_found_fits_two_screens(site):
+    "Of 1280 by 1000 pixels; letters here are wider than in most systems."
+    with open_tab(size=(1280, 1000)) as tab:
+        tab.page.goto((site / "pages/sentiment_neuron.html").as_uri())
+        assert tab.page.evaluate("document.documentElement.scrollHeight") <= 2000
+
+
 def test_the_start_page_leads_everywhere(site):
     with open_tab() as tab:
         tab.page.goto((site / "index.html").as_uri())

@@ -4,10 +4,25 @@ import json
 import re
 import shutil
 from datetime import date
+from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from fill_page import (
+    BUNDLED,
+    FOLDER,
+    LADDER,
+    PAGE,
+    control,
+    figures_of,
+    fill,
+    fill_page,
+    largest_direction,
+    page_figures,
+    strongest,
+    unit_of,
+)
 from forks import fork_kernels
 from pages import prepare
 from sync import ROOT, cells, notebooks
@@ -23,13 +38,7 @@ from sentiment_kit.evidence.run_records import (
 )
 from sentiment_kit.training.checkpoint import find_model
 
-PAGE = ROOT / "nbs" / "pages" / "sentiment_neuron.ipynb"
-FOLDER = ROOT / "nbs" / "pages" / "records"
-BUNDLED = ("reviews-small", "reviews", "reviews-stars")
-PATCHED = ("the carrier alone", "all but the carrier")
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
-NUMBER = r"[−+]?\d+(?:,\d{3})*(?:\.\d+)?%?"
-FIGURE = re.compile(rf"{NUMBER}(?: \[{NUMBER}, {NUMBER}\]| ± {NUMBER})?")
 
 
 @pytest.fixture(scope="module")
@@ -46,88 +55,62 @@ def prose():
     return re.sub(r"\]\([^)]*\)", "]", PICTURE.sub("", page()))
 
 
-def pairs(stated):
-    "Right of 100 pairs."
-    found = estimate_of(stated)
-    value, low, high = (f"{100 * share:.0f}" for share in found[:3])
-    return f"{value} [{low}, {high}]"
-
-
-def right(stated):
-    "A share in percent."
-    value, low, high = (f"{100 * share:.1f}" for share in estimate_of(stated)[:3])
-    return f"{value}% [{low}, {high}]"
-
-
-def amount(stated, digits=2):
-    value, low, high = (f"{x:.{digits}f}".replace("-", "−") for x in estimate_of(stated)[:3])
-    return f"{value} [{low}, {high}]"
-
-
-def swing(found):
-    return f"{found['swing']:.2f} ± {found['half_width']:.2f}"
-
-
-def control(records, model, reads, part="inside"):
-    "A row of the controls, by how it begins."
-    rows = records["controls"].figures[model]
-    return pairs(next(row for row in rows if row["reads"].startswith(reads))[part])
-
-
-def table(records):
-    "The figures of the table, row by row."
-    units = {model: str(records["units"].figures[model]["unit"]) for model in BUNDLED}
-    told = [text for model in BUNDLED for text in (units[model], control(records, model, "unit"))]
-    rows = [("all units", "inside"), ("best unit of the untrained", "inside")]
-    rows += [("best unit, labels shuffled", "chosen"), ("best of as many random", "chosen")]
-    rows += [("bytes up to", "inside"), ("word counts", "inside")]
-    return told + [control(records, model, *row) for row in rows for model in BUNDLED]
-
-
 def test_every_figure_of_the_page_is_that_of_a_record_in_the_order_of_reading(records):
-    "All numbers of the page but those in its pictures and links."
-    held = records["patches"].figures
-    stars, text = held["reviews-stars"]["patches"], held["reviews-small"]["patches"]
-    moved = [stars[name]["moved"][0] for name in ("the whole state", *PATCHED)]
-    bits = [stars[name]["bits_intervals"][0] for name in ("the carrier alone", "the whole state")]
-    curves = {found["name"]: found for found in records["pushes"].figures["curves"]}
-    ratio = next(r["ratio"] for r in records["pushes"].figures["ratios"] if r["bytes"] == 100)
-    told = records["accuracy"].figures["reviews-stars"]
-    slowest = records["rest"].figures["modes"]["reviews-stars"]
-    swings = records["steering"].figures
-    largest = max(
-        (found for name, found in swings["reviews-stars"].items() if "direction" in name),
-        key=lambda found: found["swing"],
-    )
-    alone, with_stars = records["training"].figures.values()
+    "All numbers of the page but those in its pictures and links; in words for pictures are none."
+    assert figures_of([page()]) == page_figures(records)
+    assert not [alt for alt, _ in PICTURE.findall(page()) if re.search(r"\d", alt)]
 
-    def along(points, n, unit):
-        return pairs(points[n]["units"][unit]["inside"])
 
-    expected = ["2017", "82", "2017", "2018", "768", "1,024", "50", "100", "95%", "100"]
-    expected += table(records)
-    expected += ["866", along(alone, 1, "866"), f"{alone[1]['mb']:.0f}", along(alone, -1, "866")]
-    expected += [f"{alone[-1]['mb']:.0f}", "217", along(with_stars, 0, "217")]
-    expected += [f"{with_stars[1]['mb']:.0f}", along(with_stars, 1, "217")]
-    expected += [along(with_stars, -1, "217")]
+def test_the_words_of_the_page_hold_in_the_records(records):
+    "What stands above or below what, and how clearly, however the figures move."
+    carrier = {model: control(records, model, "unit") for model in BUNDLED}
+    for model in BUNDLED:
+        assert carrier[model].low > strongest(records, model).high, model
+        counted = control(records, model, "word counts")
+        assert model == "reviews-stars" or carrier[model].high < counted.low, model
+    assert unit_of(records, "reviews-small") == unit_of(records, "reviews-stars")
+    assert carrier["reviews-small"].high < carrier["reviews-stars"].low
     rungs = records["ladder"].figures["rungs"]
-    climbed = ("bytes", "headline", "stars", "stars weighted", "other stars weighted")
-    areas = [pairs(rungs[name]["carrier, inside"]) for name in climbed]
-    expected += ["256", "12", *areas[:3], "150", *areas[3:]]
-    expected += ["100", amount(curves["carrier, with stars"]["after"]["100"])]
-    expected += [amount(curves["carrier, text alone"]["after"]["100"], 3), amount(ratio)]
-    expected += [amount(found) for found in moved]
-    expected += [amount(bits[0], 3), amount(bits[1])]
-    expected += [right(told["reviews"]["word counts"]), f"{told['reviews']['one unit']['n']:,}"]
-    expected += [right(told["reviews"]["all units"]), right(told["reviews"]["one unit"])]
-    expected += [right(told["sst"]["word counts"]), right(told["sst"]["all units"])]
-    expected += ["2019", "2021"]
-    expected += [f"{records['rest'].figures['rest']['mean of all bytes']['carrier_cosine']:.2f}"]
-    expected += ["1", amount(slowest["slowest"], 0), amount(slowest["carrier_cosine"])]
-    expected += [swing(swings["reviews-stars"]["unit 217"]), swing(swings["reviews"]["unit 866"])]
-    expected += [swing(largest), amount(text["the carrier alone"]["moved"][0])]
-    expected += [amount(text["the whole state"]["moved"][0]), "38", "0.3", "2023"]
-    assert FIGURE.findall(prose()) == expected
+    climbed = {name: estimate_of(rungs[name]["carrier, inside"]) for name in LADDER}
+    others = [found.high for name, found in climbed.items() if name != "stars weighted"]
+    assert climbed["stars weighted"].low > max(others)
+    found = records["patches"].figures["reviews-stars"]["patches"]
+    whole, alone, rest, *controls = (estimate_of(patch["moved"][0]) for patch in found.values())
+    assert alone.value > whole.value / 2 > rest.high and alone.low > max(c.high for c in controls)
+    bits = [estimate_of(patch["bits_intervals"][0]) for patch in list(found.values())[:2]]
+    assert bits[1].high < bits[0].low / 100
+    small = records["patches"].figures["reviews-small"]["patches"]
+    whole, alone = (estimate_of(patch["moved"][0]) for patch in list(small.values())[:2])
+    assert alone.low < 0 < alone.high < whole.value and whole.low > 0
+    for texts in records["accuracy"].figures["reviews-stars"].values():
+        assert texts["word counts"]["high"] > texts["all units"]["value"]
+    swings = records["steering"].figures["reviews-stars"]
+    assert (
+        largest_direction(records)["swing"]
+        > swings[f"unit {unit_of(records, 'reviews-stars')}"]["swing"]
+    )
+
+
+def test_remade_records_are_taken_into_the_page(records, tmp_path):
+    "The n-th figure for the n-th; pictures and links stay; other numbers of figures are said."
+    source = (
+        "Unit 7 of [2017](https://a.b/1) has −0.3 [−0.4, 0.2] ![90 dots](1.svg) and 1,024 ± 2%."
+    )
+    filled = "Unit 8 of [2018](https://a.b/1) has 0.5 ![90 dots](1.svg) and 12%."
+    assert figures_of([source]) == ["7", "2017", "−0.3 [−0.4, 0.2]", "1,024 ± 2%"]
+    assert fill([source], ["8", "2018", "0.5", "12%"]) == [filled]
+    with pytest.raises(ValueError, match="the page has 4 figures, its records give 3"):
+        fill([source], ["8", "2018", "0.5"])
+    folder = shutil.copytree(FOLDER, tmp_path / "records")
+    copied = Path(shutil.copy(PAGE, tmp_path))
+    assert fill_page(copied, folder) == [] and copied.read_bytes() == PAGE.read_bytes()
+    stated = json.loads((folder / "pushes.json").read_text(encoding="utf-8"))
+    stated["figures"]["curves"][0]["after"]["100"]["value"] = 0.6966
+    write_json(folder / "pushes.json", stated)
+    assert fill_page(copied, folder) == ["0.71 [0.69, 0.73] → 0.70 [0.69, 0.73]"]
+    assert figures_of([cell["source"] for cell in cells(copied)]) == page_figures(
+        read_records(folder)
+    )
 
 
 def test_the_table_speaks_of_the_units_of_the_models(records):
@@ -189,7 +172,7 @@ def test_the_notebook_draws_the_pictures_of_the_page_again(tmp_path, monkeypatch
 
 
 def test_the_page_is_short_and_its_links_lead_somewhere():
-    assert len(prose().split()) < 1000
+    assert len(prose().split()) < 700
     headings = set()
     for link in re.findall(r"\]\(([^)]+)\)", page()):
         path, _, heading = link.partition("#")

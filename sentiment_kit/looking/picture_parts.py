@@ -109,7 +109,7 @@ def level(p: Frame, x: tuple[float, float], y: float, said: str) -> str:
 # %% ../../nbs/lib/looking/54_picture_parts.ipynb #b821345959be4470a456cbc467de1026
 LOOKS = """
 .b { font-weight: 600 } .s { font-size: 11px; opacity: .8 }
-.m { font: 15px ui-monospace, monospace }
+.m { font: 13.5px ui-monospace, monospace }
 """
 
 # %% ../../nbs/lib/looking/54_picture_parts.ipynb #2649db19d8e04026aeb7a504cc020010
