@@ -189,6 +189,22 @@ def test_frozen_is_the_sentiment_probe():
     assert set(classifier.predict(texts)) <= {"good", "bad"}
 
 
+def test_what_a_cache_holds_is_not_read_again(tmp_path, monkeypatch):
+    texts, words = made_up(40)
+    model, y = tiny(), words == "good"
+    given = (texts[:30], y[:30], texts[30:], y[30:])
+    plain = TextClassifier(model, quick("frozen")).fit(*given)
+    cached = TextClassifier(model, quick("frozen")).fit(*given, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    read = []
+    transform = ByteFeaturizer.transform
+    monkeypatch.setattr(ByteFeaturizer, "transform", lambda f, X: read.append(X) or transform(f, X))
+    again = clone(cached).fit(*given, cache=tmp_path)
+    assert [len(X) for X in read] == [10], "validation texts, for the score"
+    for classifier in (cached, again):
+        assert np.array_equal(classifier.predict_proba(texts), plain.predict_proba(texts))
+
+
 @pytest.mark.parametrize("mode", ["frozen", "head", "full"])
 @pytest.mark.parametrize("task", ["binary", "multi-class", "multi-label"])
 def test_every_mode_does_every_task(mode, task):

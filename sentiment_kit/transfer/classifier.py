@@ -49,9 +49,15 @@ from .head import probabilities
 from .labels import Labels, find_labels, label_array, target_table
 from .last_cells import read_cells
 
-# %% ../../nbs/lib/transfer/80_classifier.ipynb #b3363fdbab674b63b31e9db8c05fbaac
+# %% ../../nbs/lib/transfer/80_classifier.ipynb #18ce92a01c744c04b724967f602d159d
 def prepare_examples(
-    classifier: "TextClassifier", model: LanguageModel, X, y, X_valid, y_valid
+    classifier: "TextClassifier",
+    model: LanguageModel,
+    X,
+    y,
+    X_valid,
+    y_valid,
+    cache: str | Path | None = None,  # folder of a feature cache; None: none
 ) -> tuple[Labels, Examples, Examples]:  # labels of train; train; validation
     "Labels found, texts checked and read, validation texts set aside where none are given."
     X = list_texts(X)
@@ -61,10 +67,10 @@ def prepare_examples(
         config = classifier.config or FinetuneConfig()
         X, X_valid, y, y_valid = split_texts(X, y, config.validation_fraction, config.seed)
     labels = find_labels(y, classifier.label_names, classifier.classes)
-    train = read_examples(model, X, y, labels)
+    train = read_examples(model, X, y, labels, cache)
     X_valid = list_texts(X_valid)
     y_valid = label_array(y_valid, len(X_valid), named)
-    return labels, train, read_examples(model, X_valid, y_valid, labels)
+    return labels, train, read_examples(model, X_valid, y_valid, labels, cache)
 
 # %% ../../nbs/lib/transfer/80_classifier.ipynb #e15d96764b2f414c86e2e693f0c4108c
 def choose_thresholds(
@@ -94,7 +100,7 @@ def judge_fit(classifier: "TextClassifier", valid: Examples) -> "TextClassifier"
     classifier.valid_score_ = label_score(p_NK, valid.target_NK, *how)
     return classifier
 
-# %% ../../nbs/lib/transfer/80_classifier.ipynb #052a03b7a3a6405d98949caf72fda464
+# %% ../../nbs/lib/transfer/80_classifier.ipynb #4e29060f9f1a47ab86ae4dc1331ce225
 class TextClassifier(ClassifierMixin, BaseEstimator):
     "Texts → labels, on the cell after the last byte of a language model."
 
@@ -112,10 +118,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.progress = progress
         self.classes = classes
 
-    def fit(self, X, y, X_valid=None, y_valid=None) -> "TextClassifier":
-        "Learn from texts and labels; C, best epoch and thresholds are chosen on validation texts."
+    def fit(self, X, y, X_valid=None, y_valid=None, cache=None) -> "TextClassifier":
+        "Learn, choosing C, epoch and thresholds on validation texts; `cache`: a feature folder."
         model = as_model(self.model)
-        self.labels_, train, valid = prepare_examples(self, model, X, y, X_valid, y_valid)
+        self.labels_, train, valid = prepare_examples(self, model, X, y, X_valid, y_valid, cache)
         self.classes_ = np.array(self.labels_.names)
         task = self.labels_.task
         how = self.config or FinetuneConfig(), self.progress

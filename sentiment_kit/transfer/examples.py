@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['split_texts', 'Examples', 'read_examples']
 
-# %% ../../nbs/lib/transfer/71_examples.ipynb #2da2f7fb
+# %% ../../nbs/lib/transfer/71_examples.ipynb #4a0322875d43419588f3f498ae539c22
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +43,13 @@ class Examples(NamedTuple):
     X_NU: np.ndarray  # cells of the frozen model
     target_NK: np.ndarray  # from labels.target_table
 
-# %% ../../nbs/lib/transfer/71_examples.ipynb #47493bc657434e858ff5262839b952f9
+# %% ../../nbs/lib/transfer/71_examples.ipynb #17e4f9d620b54151a045fab4a3baf44e
 def read_examples(
-    model: LanguageModel, X: Sequence[str], y: np.ndarray, labels: Labels
+    model: LanguageModel,
+    X: Sequence[str],
+    y: np.ndarray,
+    labels: Labels,
+    cache: str | Path | None = None,  # folder of a feature cache; None: none
 ) -> Examples:
     "Texts and labels, checked; cells of the model as it is."
     encoded = encode_texts(X, model.config.preset)
@@ -54,4 +59,4 @@ def read_examples(
             which = f"of the texts one is b'', number {encoded.index(b'')}"
         raise KitError(f"{which}; every text needs a byte (a str has its pads)")
     target_NK = target_table(y, labels)
-    return Examples(encoded, read_cells(model, encoded), target_NK)
+    return Examples(encoded, read_cells(model, encoded, cache), target_NK)

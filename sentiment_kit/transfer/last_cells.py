@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['LENGTHS', 'few_lanes', 'read_cells', 'first_bytes', 'window_bytes', 'pad_in_front', 'state_before', 'last_cells']
 
-# %% ../../nbs/lib/transfer/70_last_cells.ipynb #a9d7c24c
+# %% ../../nbs/lib/transfer/70_last_cells.ipynb #070f6ce18ca74ef19697c6d2fdcc74a0
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from ..model.language_model import LanguageModel
 from ..model.loss import cross_entropy
 from ..model.mlstm import MLSTMState
-from .features import ByteFeaturizer
+from .features import ByteFeaturizer, cached_features
 
 # %% ../../nbs/lib/transfer/70_last_cells.ipynb #7d86dc2ae3024d5a86dc78703961adef
 def few_lanes(texts: Sequence[str | bytes]) -> int:
@@ -23,10 +24,17 @@ def few_lanes(texts: Sequence[str | bytes]) -> int:
     longest = max([1, *map(len, texts)])
     return max(1, min(128, sum(map(len, texts)) // longest))
 
-# %% ../../nbs/lib/transfer/70_last_cells.ipynb #5174d36b133a4759b08f1906376ac33e
-def read_cells(model: LanguageModel, encoded: Sequence[bytes]) -> np.ndarray:  # X_NU
+# %% ../../nbs/lib/transfer/70_last_cells.ipynb #2395968e353349c292d197cae430498a
+def read_cells(
+    model: LanguageModel,
+    encoded: Sequence[bytes],
+    cache: str | Path | None = None,  # folder of a feature cache; None: none
+) -> np.ndarray:  # X_NU
     "Cells after the last byte, without a gradient."
-    return ByteFeaturizer(model, lanes=few_lanes(encoded)).transform(encoded)
+    featurizer = ByteFeaturizer(model, lanes=few_lanes(encoded))
+    if cache is None:
+        return featurizer.transform(encoded)
+    return cached_features(featurizer, encoded, cache)
 
 # %% ../../nbs/lib/transfer/70_last_cells.ipynb #3ba4cde475024eefa5cd3b25813643d8
 def first_bytes(real_BT: torch.Tensor) -> torch.Tensor:  # reset_BT
