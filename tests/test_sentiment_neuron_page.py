@@ -163,12 +163,12 @@ def test_the_notebook_draws_the_pictures_of_the_page_again(tmp_path, monkeypatch
     fork_kernels(monkeypatch)
     runs = shutil.copytree(ROOT / "nbs" / "runs", tmp_path / "nbs" / "runs")
     shutil.copytree(FOLDER, tmp_path / "nbs" / "pages" / "records")
-    name = "71_sentiment_neuron.ipynb"
+    name = "72_sentiment_neuron.ipynb"
     papermill.execute_notebook(runs / name, tmp_path / name, cwd=runs, progress_bar=False)
     made = {path.name: path.read_bytes() for path in (tmp_path / "nbs" / "images").iterdir()}
     assert {f"../images/{name}" for name in made} == {link for _, link in PICTURE.findall(page())}
     for name, picture in made.items():
-        assert picture == (ROOT / "nbs" / "images" / name).read_bytes(), "run 71_sentiment_neuron"
+        assert picture == (ROOT / "nbs" / "images" / name).read_bytes(), "run 72_sentiment_neuron"
 
 
 def test_the_page_is_short_and_its_links_lead_somewhere():

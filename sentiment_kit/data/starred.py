@@ -6,8 +6,8 @@
 __all__ = ['WITHIN', 'refuse_other_scales', 'text_of_reviews', 'reviews_by_stars', 'drawn_evenly', 'length_class', 'even_groups',
            'labelled_by_stars']
 
-# %% ../../nbs/lib/data/62_starred.ipynb #57a5631d0f7e4765a6fb79f6dfaa7c7f
-from collections.abc import Iterable, Iterator
+# %% ../../nbs/lib/data/62_starred.ipynb #0494502e29b14dcdb210f9a33e244c7d
+from collections.abc import Container, Iterable, Iterator
 
 import numpy as np
 
@@ -28,21 +28,24 @@ def refuse_other_scales(
         said = f"{place} has a rating of {odd_N[0]:g}, which is not on a scale of 1 to 5 stars"
         raise KitError(f"{said}; build the corpus again, with stars_scale")
 
-# %% ../../nbs/lib/data/62_starred.ipynb #43ef77857066429386b8056c54d1ac4c
+# %% ../../nbs/lib/data/62_starred.ipynb #text0of0reviews0
 def text_of_reviews(shard: Shard) -> Iterator[bytes]:
     "The text of each review without headline, stars and pads."
     for parts in review_parts(shard):
         yield dict(parts)["text"]
 
-
+# %% ../../nbs/lib/data/62_starred.ipynb #2509f3ec401b42b691db4e7800e24f86
 def reviews_by_stars(
     shards: Iterable[Shard],
+    sources: Container[int] | None = None,  # places in the manifest's sources; None: all
 ) -> Iterator[tuple[tuple, int, str]]:  # (source, category), 1 for praise or 0 for blame, text
     "Reviews with 1 or 2 stars, and those with 4 or 5."
     for shard in shards:
         refuse_other_scales(shard.meta["stars"], shard.name)
         for text, meta in zip(text_of_reviews(shard), shard.meta, strict=True):
             stars = meta["stars"]
+            if sources is not None and int(meta["source"]) not in sources:
+                continue
             if stars >= 4 or stars <= 2:  # nan: no stars
                 yield (int(meta["source"]), int(meta["category"])), int(stars >= 4), decode(text)
 
@@ -57,7 +60,7 @@ def drawn_evenly(
     order = rng.permutation(2 * half)
     return Texts([chosen[i] for i in order], (order >= half).astype(np.int64))
 
-# %% ../../nbs/lib/data/62_starred.ipynb #c1c76fc598a644b9b1db58e6e0249858
+# %% ../../nbs/lib/data/62_starred.ipynb #a1a48d8b806c48708a0c95475269f8b2
 def length_class(text: str) -> int:
     "The half doubling in which the number of its bytes lies."
     return int(2 * np.log2(1 + len(text.encode())))
@@ -67,10 +70,11 @@ def even_groups(
     shards: Iterable[Shard],
     rng: np.random.Generator,
     by_length: bool = False,  # lengths are balanced, too
+    sources: Container[int] | None = None,  # None: all
 ) -> tuple[list[str], list[str]]:  # blame, praise: as many
     "Reviews of which each source and category gives as many of one kind as of the other."
     groups: dict[tuple, tuple[list[str], list[str]]] = {}
-    for group, praise, text in reviews_by_stars(shards):
+    for group, praise, text in reviews_by_stars(shards, sources):
         group += (length_class(text),) if by_length else ()
         groups.setdefault(group, ([], []))[praise].append(text)
     kinds: tuple[list[str], list[str]] = ([], [])
@@ -80,7 +84,7 @@ def even_groups(
             kind += [texts[i] for i in rng.permutation(len(texts))[:half]]
     return kinds
 
-# %% ../../nbs/lib/data/62_starred.ipynb #ff7a9a9a98594fb6984a642321ea81b1
+# %% ../../nbs/lib/data/62_starred.ipynb #1e0fe3633b4e42adb090170a65803da4
 WITHIN = ("all", "category", "category and length")
 
 
@@ -90,16 +94,17 @@ def labelled_by_stars(
     seed: int = 0,  # of the choice
     # what is balanced: all; category: each category of each source; category and length
     within: str = "all",
+    sources: Container[int] | None = None,  # places in the manifest's sources; None: all
 ) -> Texts:
     "Reviews with stars as texts with labels, as many positive as negative, in random order."
     if within not in WITHIN:
         raise KitError(f"within is {within!r}; use one of: {', '.join(WITHIN)}")
     rng = np.random.default_rng(seed)
     if within != "all":
-        kinds = even_groups(shards, rng, within == "category and length")
+        kinds = even_groups(shards, rng, within == "category and length", sources)
     else:
         kinds = ([], [])
-        for _, praise, text in reviews_by_stars(shards):
+        for _, praise, text in reviews_by_stars(shards, sources):
             kinds[praise].append(text)
     half = min(*map(len, kinds), len(kinds[1]) if n is None else n // 2)
     if not half:
