@@ -73,7 +73,9 @@ def mode_figures(
     return figures | dict(slowest=slowest, carrier_cosine=of_carrier)
 
 # %% ../../nbs/lib/evidence/77_rest_figures.ipynb #317ce59a85404cd5962678daee13dbe1
-def point_figures(typical: TypicalMap, mean_S: torch.Tensor, scale_S: torch.Tensor, unit: int):
+def point_figures(
+    typical: TypicalMap, mean_S: torch.Tensor, scale_S: torch.Tensor, unit: int
+) -> dict:
     "One point of rest: q, and its slowest mode."
     point_S, q = fixed_point(typical, mean_S, tolerance=1e-9)
     found = modes(typical.matrix(point_S), typical.period, 8, scale_S)
