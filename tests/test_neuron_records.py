@@ -23,7 +23,6 @@ from sentiment_kit.evidence.finished_runs import (
     starred_reviews,
     subject_of,
     subject_of_run,
-    way_of,
 )
 from sentiment_kit.evidence.held_figures import shuffled_moves
 from sentiment_kit.evidence.ladder import sample_reviews
@@ -35,6 +34,7 @@ from sentiment_kit.evidence.run_records import (
     read_records,
     weights_digest,
 )
+from sentiment_kit.evidence.run_way import way_of
 from sentiment_kit.looking.record_pictures import held_picture, units_picture, votes_picture
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.recipes import plan_run, read_recipe
