@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import date
 
 import numpy as np
 import papermill
@@ -13,7 +14,7 @@ from sync import ROOT, cells
 from test_hygiene import MACHINE_PATH
 
 from sentiment_kit.data.corpus import open_corpus
-from sentiment_kit.data.files import KitError, read_json, write_json
+from sentiment_kit.data.files import NOTED, KitError, read_json, write_json
 from sentiment_kit.data.shards import make_shards
 from sentiment_kit.data.starred import labelled_by_stars, reviews_by_stars
 from sentiment_kit.evidence import area_records as areas_room
@@ -38,6 +39,7 @@ from sentiment_kit.evidence.run_way import way_of
 from sentiment_kit.looking.record_pictures import held_picture, units_picture, votes_picture
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.recipes import plan_run, read_recipe
+from sentiment_kit.training.checkpoint import find_model
 
 STORED = ROOT / "nbs" / "pages" / "records"
 TEXT = "A good lamp, but it broke."
@@ -370,6 +372,269 @@ def test_reviews_of_some_sources_are_those_of_their_own(tmp_path):
     assert len(some) == 60 and all(text.startswith("y") for text in some.texts)
     every, asked = (labelled_by_stars(shards, sources=s) for s in (None, {0, 1}))
     assert every.texts == asked.texts and len(every) == 120
+
+
+# ---------------------------------------------------------------- what a record depends on
+
+
+def edit(path, **fields):
+    write_json(path, read_json(path) | fields)
+
+
+def copied(folder, tmp_path):
+    "The models, runs and corpus, and the records of them, to change."
+    for name in ("small", "text", "stars"):
+        shutil.copytree(folder / name, tmp_path / name)
+    shutil.copytree(folder / "out", tmp_path / "out")
+    (tmp_path / "corpus").symlink_to(folder / "corpus")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changed", "records"),
+    [
+        (dict(after=[5, 60, 100]), {"pushes"}),
+        (dict(phrases=["and ", "zz "]), {"rest"}),
+        (dict(places=3), {"controls", "units", "training", "patches"}),
+        (dict(starts=1), {"rest"}),
+    ],
+)
+def test_another_number_makes_the_records_that_it_is_in(made, folder, tmp_path, changed, records):
+    at = copied(folder, tmp_path)
+    plan = RecordPlan(str(at / "out/records"), str(at / "out/parts"), **TINY | changed)
+    for make in RECORDS.values():
+        make(subjects(at), plan)
+    found = read_records(at / "out/records")
+    assert {name for name in RECORDS if found[name] != made[name]} == records
+    for name in records:
+        [key] = changed
+        assert changed[key] in (
+            found[name].settings.get(key),
+            found[name].settings.get("asked", {}).get("reviews-small", {}).get(key),
+        )
+
+
+def right_of(path, value):
+    bundle = read_json(path / "bundle.json")
+    bundle["all_units"]["stars"]["test"]["value"] = value
+    return dict(all_units=bundle["all_units"])
+
+
+ABOUT_TEXT = {"accuracy", "steering", "text", "controls", "units", "training"}
+
+
+@pytest.mark.parametrize(
+    ("change", "records"),
+    [
+        (lambda run: edit(run / "bundle.json", **right_of(run, 0.99)), {"accuracy"}),
+        (
+            lambda run: edit(run / "neuron_map.json", steering=dict(swings=[])),
+            {"steering"},
+        ),
+        (
+            lambda run: edit(run / "transfer.json", sizes=dict(train=8, test=4)),
+            {"accuracy", "controls", "training"},
+        ),
+        (lambda run: edit(run / "bundle" / "neuron.json", threshold=0.01000001), ABOUT_TEXT),
+        (lambda run: edit(run / "bundle" / "neuron.json", sign=1), ABOUT_TEXT),
+        (lambda run: edit(run / "bundle" / "config.json", template="{summary} {text}"), ABOUT_TEXT),
+    ],
+)
+def test_another_file_of_a_run_makes_its_records(made, folder, tmp_path, change, records):
+    at = copied(folder, tmp_path)
+    change(at / "text")
+    asked = make_all(subjects(at), at / "out")
+    assert {name for name in RECORDS if asked[name] != made[name]} == records
+
+
+def test_records_without_settings_are_read_and_made_anew(made, folder, tmp_path):
+    at = copied(folder, tmp_path)
+    stored = read_json(at / "out/records/text.json")
+    del stored["settings"]
+    write_json(at / "out/records/text.json", stored)
+    assert read_records(at / "out/records")["text"].settings == {}
+    assert make_all(subjects(at), at / "out") == made
+    write_json(at / "out/records/text.json", stored | dict(seeds=3))
+    one_sentence(lambda: make_all(subjects(at), at / "out"), "text.json: seeds is 3.*; delete it,")
+
+
+def test_a_part_without_figures_is_measured(tmp_path):
+    write_json(tmp_path / "part.json", dict(statement=dict(n=1)))
+    assert kept(tmp_path / "part.json", dict(n=1), lambda: 3) == 3
+    assert kept(tmp_path / "part.json", dict(n=1 + 1e-9), lambda: 4) == 4
+
+
+def test_numbers_of_runs_are_their_own(folder, tmp_path):
+    at = copied(folder, tmp_path)
+    run = read_json(at / "text" / "run.json")
+    told = dict(places=3, permutations=1, seed=5)
+    edit(at / "text" / "run.json", parameters=run["parameters"] | {"62_transfer": told})
+    other = run["environment"] | dict(processor="another chip")
+    edit(at / "stars" / "run.json", environment=other)
+    found = make_all(subjects(at), at / "out")
+    controls = found["controls"]
+    assert controls.settings["asked"]["reviews"] == told | dict(by="62_transfer")
+    assert controls.seeds["places, shuffles, rotation, untrained: reviews"] == 5
+    for name in ("controls", "accuracy", "steering"):
+        assert "reviews: a chip, 1 thread" in found[name].machine
+        assert "reviews-stars: another chip, 1 thread" in found[name].machine
+    assert (
+        found["accuracy"].date
+        == date.fromtimestamp(
+            max((at / run / "bundle.json").stat().st_mtime for run in ("text", "stars"))
+        ).isoformat()
+    )
+
+
+# ---------------------------------------------------------------- what does not fit
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        *(
+            (dict(after=n), "^after is")
+            for n in ([], ["30"], [1.5], [0, 30], [-1, 30], [30, 5], 30)
+        ),
+        *((dict(lags=n), "^lags is") for n in ([], [10, 0], [-5], [0, 0], "10", [True])),
+        *(
+            ({name: n}, rf"^{name} is {n}; use at least")
+            for name, n in dict(
+                pairs=1, push_places=1, mode_windows=0, shuffles=0, bootstraps=0, modes=0
+            ).items()
+        ),
+        *(
+            ({name: n}, rf"^{name} is {n}; use at least")
+            for name, n in dict(
+                mode_bytes=0, starts=0, points=-3, repeats=0, places=0, permutations=0, seed=-1
+            ).items()
+        ),
+        (dict(modes=2.5), "^modes is 2.5; use a whole number"),
+        *((dict(phrases=p), "^phrases is") for p in ([5], [""], "the ", ["a", "a"])),
+        (dict(starts=50), "from the 6 windows of rest_windows"),
+        (dict(text=5), "^text is 5"),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused(tmp_path, wrong, told):
+    one_sentence(lambda: RecordPlan(str(tmp_path), str(tmp_path), **TINY | wrong), told)
+
+
+def test_a_file_in_the_place_of_a_folder_is_said(tmp_path):
+    path = write_json(tmp_path / "file", {})
+    for name in ("records", "parts"):
+        folders = dict(records=str(tmp_path), parts=str(tmp_path)) | {name: str(path / "in")}
+        one_sentence(lambda f=folders: RecordPlan(**f, **TINY), rf"^{name} is .* is a file")
+
+
+def row_of(run, **fields):
+    rows = read_json(run / "transfer.json")["carrier_controls"]
+    edit(run / "transfer.json", carrier_controls=[rows[0] | fields, *rows[1:]])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda run: row_of(run, unit=7), "about unit 7, but bundle/neuron.json names unit 13"),
+        (lambda run: row_of(run, unit=None), "has no carrier with controls"),
+        (lambda run: row_of(run, inside=None), "has no carrier with controls"),
+        (lambda run: edit(run / "bundle/neuron.json", state="tanh_cell"), "state tanh_cell, but"),
+        (lambda run: edit(run / "bundle/neuron.json", layer=3), "of layer 3"),
+        (
+            lambda run: (edit(run / "bundle/neuron.json", unit=99), row_of(run, unit=99)),
+            "names unit 99 of layer -1, state cell, but the model has 16 units",
+        ),
+        (lambda run: edit(run / "train.json", bytes=0), "bytes is 0; use at least 1"),
+        (lambda run: edit(run / "run.json", environment={}), "environment lacks the field 'proc"),
+        (
+            lambda run: edit(
+                run / "run.json", parameters={"62_transfer": dict(inside_on="labels")}
+            ),
+            "controls on labelled texts",
+        ),
+        (
+            lambda run: edit(run / "transfer.json", carrier=dict(texts="labelled texts: x")),
+            "controls on labelled texts",
+        ),
+        (lambda run: (run / "bundle/model.safetensors").unlink(), "has no model.safetensors"),
+        (lambda run: save_model(run / "bundle", 0, 16, 13, n_layers=2), "has 2 layers"),
+    ],
+)
+def test_a_run_that_does_not_fit_together_is_refused(folder, tmp_path, change, told):
+    at = copied(folder, tmp_path)
+    change(at / "text")
+    one_sentence(lambda: subjects(at), told)
+
+
+@pytest.mark.parametrize(
+    ("name", "notebook"), [("accuracy", "69_bundle"), ("steering", "63_map_the_neuron")]
+)
+def test_a_seed_is_not_guessed(folder, tmp_path, name, notebook):
+    at = copied(folder, tmp_path)
+    for given in ({}, {notebook: dict(seed=None)}):
+        edit(at / "stars" / "run.json", parameters=given)
+        plan = RecordPlan(str(at / "records"), str(at / "parts"), **TINY)
+        one_sentence(lambda p=plan: RECORDS[name](subjects(at), p), f"the seed of {notebook}")
+    assert not (at / "records").exists()
+
+
+def test_what_is_no_run_is_said():
+    one_sentence(lambda: open_run(None), "None is no finished run; name its folder")
+    one_sentence(lambda: open_run("/nope"), "/nope is no folder of a run")
+
+
+def test_runs_in_each_others_places_are_refused(folder):
+    one_sentence(lambda: subjects(folder, "stars", "text"), "stars/bundle has read stars, but")
+    runs = [open_run(folder / name) for name in ("text", "text")]
+    one = subject_of_run("reviews", runs[0], folder / "corpus", (), 60)
+    Subjects(one, one, one, *runs)  # to try the machinery out
+    other = subject_of("reviews-stars", folder / "small", folder / "corpus", (), 60)
+    one_sentence(lambda: Subjects(one, one, other, *runs), "small has read no stars")
+
+
+def test_the_corpus_of_a_card_is_asked_for(folder, tmp_path):
+    bundled = find_model("reviews-small")
+    told = "but reviews-small was trained on 17ce59714fee"
+    one_sentence(lambda: subject_of("reviews-small", bundled, folder / "corpus"), told)
+    step = shutil.copytree(folder / "small", tmp_path / "checkpoints" / "step-000000007")
+    write_json(tmp_path / "environment.json", dict(corpus="0123456789abcdef"))
+    one_sentence(lambda: subject_of("x", step, folder / "corpus"), "trained on 0123456789ab")
+
+
+@pytest.mark.parametrize(
+    "entry", [None, ["a", "x"], [1.0], [1.0, "x", 3], [-1, "x"], [float("nan"), "x"], [1.0, None]]
+)
+def test_an_entry_that_is_no_place_is_refused(entry):
+    one_sentence(lambda: way_of([entry], 4.0, 2), "is no place along a run; write a folder")
+
+
+def test_places_along_a_run_are_not_mixed_up(folder, tmp_path, capsys):
+    at = copied(folder, tmp_path)
+    run = at / "text"
+    one_sentence(lambda: way_of(str(run), 4.0, 2), "is no way of a run; write a list")
+    one_sentence(lambda: way_of([[1.0, run]], 4.0, 2), "holds 3 models; name the one of 1 MB")
+    twice = [run, [2, run / "snapshots" / "0001MB"]]
+    one_sentence(lambda: way_of(twice, 4.0, 2), "are both said to have read 2 MB")
+    shutil.copytree(run / "snapshots" / "0001MB", run / "snapshots" / ".0001MB.123.tmp")
+    assert list(way_of([run], 4.0, 9)) == [1, 2, 3]
+    plan = RecordPlan(str(at / "records"), str(at / "parts"), **TINY | dict(points=9))
+    for old, new in (("0001MB", "0.01MB"), ("0002MB", "0.02MB"), ("0003MB", "0.11MB")):
+        (run / "snapshots" / old).rename(run / "snapshots" / new)
+    edit(run / "train.json", bytes=120_000)
+    assert list(areas_room.places_along(subjects(at), plan)["reviews"]) == [
+        0,
+        0.01,
+        0.02,
+        0.11,
+        0.12,
+    ]
+    save_model(run / "snapshots" / "0.02MB", 5, 7, 3)
+    one_sentence(lambda: areas_room.places_along(subjects(at), plan), "0.02MB has 7 units, but")
+    shutil.rmtree(run / "snapshots" / "0.02MB")
+    NOTED.clear()
+    areas_room.places_along(subjects(at), plan)
+    assert "reviews: 9 points along its run were asked for, 2 found" in capsys.readouterr().err
+    (run / "snapshots" / "0.01MB" / "model.safetensors").unlink()
+    one_sentence(lambda: RECORDS["training"](subjects(at), plan), "0.01MB has no model.safetensors")
 
 
 # ---------------------------------------------------------------- the notebook
