@@ -385,7 +385,8 @@ def copied(folder, tmp_path):
     "The models, runs and corpus, and the records of them, to change."
     for name in ("small", "text", "stars"):
         shutil.copytree(folder / name, tmp_path / name)
-    shutil.copytree(folder / "out", tmp_path / "out")
+    if (folder / "out").exists():
+        shutil.copytree(folder / "out", tmp_path / "out")
     (tmp_path / "corpus").symlink_to(folder / "corpus")
     return tmp_path
 
