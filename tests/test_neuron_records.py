@@ -448,6 +448,14 @@ def test_another_file_of_a_run_makes_its_records(made, folder, tmp_path, change,
     assert {name for name in RECORDS if asked[name] != made[name]} == records
 
 
+def test_another_carrier_of_the_start_is_followed(made, folder, tmp_path):
+    at = copied(folder, tmp_path)
+    edit(at / "small" / "neuron.json", unit=5)
+    found = make_all(subjects(at), at / "out")
+    same = {name for name in RECORDS if found[name] == made[name]}
+    assert same == {"accuracy", "steering"}
+
+
 def test_records_without_settings_are_read_and_made_anew(made, folder, tmp_path):
     at = copied(folder, tmp_path)
     stored = read_json(at / "out/records/text.json")

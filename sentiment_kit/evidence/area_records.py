@@ -340,7 +340,7 @@ def training_record(s: Subjects, plan: RecordPlan) -> RunRecord:
     found = " and ".join(f"{len(way) - 2} for {name}" for name, way in places.items())
     stated = states_of(
         [s.text, s.stars],
-        sizes_of(plan, "places", "repeats", "points") | dict(runs=runs),
+        sizes_of(plan, "places", "repeats", "points") | dict(start=s.small.stated, runs=runs),
         about=f"The carriers along the two runs that went on from {s.small.name}: areas on test "
         "reviews",
         made_by=f"area_estimates(last, inside, labels, sign, repeats={plan.repeats}) of the "
