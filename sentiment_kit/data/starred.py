@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['WITHIN', 'refuse_other_scales', 'text_of_reviews', 'reviews_by_stars', 'drawn_evenly', 'length_class', 'even_groups',
-           'labelled_by_stars']
+           'check_choice', 'sources_there', 'no_pair', 'labelled_by_stars']
 
 # %% ../../nbs/lib/data/62_starred.ipynb #0494502e29b14dcdb210f9a33e244c7d
 from collections.abc import Container, Iterable, Iterator
 
 import numpy as np
 
-from .corpus import Shard
+from .corpus import Shard, open_corpus
 from .files import KitError
 from .labelled import Texts
 from .shard_parts import review_parts
@@ -54,9 +54,13 @@ def drawn_evenly(
     kinds: tuple[list[str], list[str]],  # blame, praise
     half: int,  # how many of each
     rng: np.random.Generator,
+    paired: bool = False,  # the k-th of one kind is of the group of the k-th of the other
 ) -> Texts:
-    "As many texts of one kind as of the other, in random order."
-    chosen = [kind[i] for kind in kinds for i in rng.permutation(len(kind))[:half]]
+    "As many texts of one kind as of the other, in each group where paired, in random order."
+    blame, praise = (rng.permutation(len(kind)) for kind in kinds)
+    blame = blame[:half]
+    praise = praise[np.isin(praise, blame)] if paired else praise[:half]
+    chosen = [kinds[0][i] for i in blame] + [kinds[1][i] for i in praise]
     order = rng.permutation(2 * half)
     return Texts([chosen[i] for i in order], (order >= half).astype(np.int64))
 
@@ -71,7 +75,7 @@ def even_groups(
     rng: np.random.Generator,
     by_length: bool = False,  # lengths are balanced, too
     sources: Container[int] | None = None,  # None: all
-) -> tuple[list[str], list[str]]:  # blame, praise: as many
+) -> tuple[list[str], list[str]]:  # blame, praise: the k-th of both are of one group
     "Reviews of which each source and category gives as many of one kind as of the other."
     groups: dict[tuple, tuple[list[str], list[str]]] = {}
     for group, praise, text in reviews_by_stars(shards, sources):
@@ -84,10 +88,50 @@ def even_groups(
             kind += [texts[i] for i in rng.permutation(len(texts))[:half]]
     return kinds
 
-# %% ../../nbs/lib/data/62_starred.ipynb #1e0fe3633b4e42adb090170a65803da4
+# %% ../../nbs/lib/data/62_starred.ipynb #3be90c44
 WITHIN = ("all", "category", "category and length")
 
 
+def check_choice(
+    n: int | None,  # how many texts are wanted; None: all
+    within: str,
+    sources: object,  # places of sources; None: all
+) -> None:
+    "A `KitError` for a choice of reviews that nobody can make."
+    if within not in WITHIN:
+        raise KitError(f"within is {within!r}; use one of: {', '.join(WITHIN)}")
+    whole = isinstance(n, int | np.integer) and not isinstance(n, bool)
+    if n is not None and not (whole and n >= 2):
+        raise KitError(f"n is {n!r}; ask for 2 texts or more, one of each kind, or for None: all")
+    if isinstance(sources, str | bytes) or not isinstance(sources, Container | None):
+        places = "places in the manifest's sources, such as {0, 1}"
+        raise KitError(f"sources is {sources!r}; give {places}, or None: all")
+
+# %% ../../nbs/lib/data/62_starred.ipynb #5e07ab92
+def sources_there(shards: list[Shard]) -> str:
+    "Place and name of each source of a corpus, as a sentence lists them."
+    listed = open_corpus(shards[0].folder).manifest["sources"] if shards else []
+    return ", ".join(f"{k} ({source['name']})" for k, source in enumerate(listed)) or "none"
+
+
+def no_pair(
+    shards: list[Shard],
+    within: str,  # what was to be balanced
+    sources: Container[int] | None,  # that were asked for; None: all
+) -> str:
+    "Why no review with blame and one with praise can be drawn."
+    found = {praise for _, praise, _ in reviews_by_stars(shards, sources)}
+    missing = [stars for k, stars in enumerate(("1 or 2", "4 or 5")) if k not in found]
+    if not missing:
+        both = "reviews with 1 or 2 and with 4 or 5 stars"
+        return f"within {within}, no group of these shards has {both}; balance less, or name others"
+    said = f"these shards have no reviews with {' and none with '.join(missing)} stars"
+    if sources is None:
+        return f"{said}; name others, or labelled texts"
+    asked = "from the sources asked for; the corpus has"
+    return f"{said} {asked} {sources_there(shards)}"
+
+# %% ../../nbs/lib/data/62_starred.ipynb #1e0fe3633b4e42adb090170a65803da4
 def labelled_by_stars(
     shards: Iterable[Shard],  # of a corpus
     n: int | None = None,  # at most so many texts; None: all there are
@@ -97,8 +141,8 @@ def labelled_by_stars(
     sources: Container[int] | None = None,  # places in the manifest's sources; None: all
 ) -> Texts:
     "Reviews with stars as texts with labels, as many positive as negative, in random order."
-    if within not in WITHIN:
-        raise KitError(f"within is {within!r}; use one of: {', '.join(WITHIN)}")
+    check_choice(n, within, sources)
+    shards = list(shards)
     rng = np.random.default_rng(seed)
     if within != "all":
         kinds = even_groups(shards, rng, within == "category and length", sources)
@@ -108,8 +152,5 @@ def labelled_by_stars(
             kinds[praise].append(text)
     half = min(*map(len, kinds), len(kinds[1]) if n is None else n // 2)
     if not half:
-        raise KitError(
-            "these shards have no reviews with 1 or 2 and with 4 or 5 stars; name others, "
-            "or labelled texts"
-        )
-    return drawn_evenly(kinds, half, rng)
+        raise KitError(no_pair(shards, within, sources))
+    return drawn_evenly(kinds, half, rng, within != "all")
