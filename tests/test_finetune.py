@@ -16,6 +16,7 @@ from sklearn.base import clone
 from sentiment_kit.data.files import KitError
 from sentiment_kit.data.text import encode
 from sentiment_kit.looking.heatmap_widget import HeatmapWidget
+from sentiment_kit.looking.text_table import TextTable
 from sentiment_kit.model.language_model import LanguageModel, LanguageModelConfig
 from sentiment_kit.model.loss import cross_entropy
 from sentiment_kit.model.mlstm import MLSTMState
@@ -25,8 +26,8 @@ from sentiment_kit.transfer import last_cells as last_cells_room
 from sentiment_kit.transfer.accuracy import best_threshold
 from sentiment_kit.transfer.bulk import classify_file
 from sentiment_kit.transfer.bulk_features import write_features
-from sentiment_kit.transfer.classifier import LabelLogits, TextClassifier
-from sentiment_kit.transfer.features import ByteFeaturizer
+from sentiment_kit.transfer.classifier import LabelLogits, TextClassifier, choose_thresholds
+from sentiment_kit.transfer.features import ByteFeaturizer, cached_features
 from sentiment_kit.transfer.finetune import FinetuneConfig, length_batches
 from sentiment_kit.transfer.labels import load_texts
 from sentiment_kit.transfer.last_cells import last_cells, window_bytes
@@ -189,20 +190,65 @@ def test_frozen_is_the_sentiment_probe():
     assert set(classifier.predict(texts)) <= {"good", "bad"}
 
 
-def test_what_a_cache_holds_is_not_read_again(tmp_path, monkeypatch):
+@pytest.fixture
+def read(monkeypatch):
+    "How many texts each reading of the model has read, in order."
+    counts, transform = [], ByteFeaturizer.transform
+
+    def counted(featurizer, X):
+        counts.append(len(X))
+        return transform(featurizer, X)
+
+    monkeypatch.setattr(ByteFeaturizer, "transform", counted)
+    return counts
+
+
+def test_what_a_cache_holds_is_not_read_again(tmp_path, read):
     texts, words = made_up(40)
     model, y = tiny(), words == "good"
     given = (texts[:30], y[:30], texts[30:], y[30:])
     plain = TextClassifier(model, quick("frozen")).fit(*given)
     cached = TextClassifier(model, quick("frozen")).fit(*given, cache=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
-    read = []
-    transform = ByteFeaturizer.transform
-    monkeypatch.setattr(ByteFeaturizer, "transform", lambda f, X: read.append(X) or transform(f, X))
+    assert len(list(tmp_path.iterdir())) == 2 and read == [30, 10] * 2, "each part once"
     again = clone(cached).fit(*given, cache=tmp_path)
-    assert [len(X) for X in read] == [10], "validation texts, for the score"
+    assert read == [30, 10] * 2
     for classifier in (cached, again):
         assert np.array_equal(classifier.predict_proba(texts), plain.predict_proba(texts))
+        assert classifier.valid_score_ == plain.valid_score_
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("mode", ["frozen", "head", "full"])
+def test_the_score_of_a_fit_is_that_of_reading_again(read, mode, several):
+    texts, words = made_up(60)
+    y = words[:, None] == np.array(["bad", "good"]) if several else words == "bad"
+    names = ["bad", "good"] if several else None
+    given = (texts[:40], y[:40] * 1, texts[40:], y[40:] * 1)
+    classifier = TextClassifier(tiny(), quick(mode), names).fit(*given)
+    assert read[:2] == [40, 20] and (len(read) > 2) == (mode == "full")
+    assert classifier.valid_score_ == classifier.score(*given[2:])
+    p_NK, target_NK = classifier.predict_proba(given[2]), given[3]
+    thresholds = choose_thresholds(p_NK, target_NK, classifier.labels_.task)
+    assert np.array_equal(classifier.thresholds_, thresholds)
+
+
+@pytest.mark.parametrize("name, told", [("", "cache is ''"), ("a.txt", "is a file, but a cache")])
+def test_a_cache_that_is_no_folder_is_refused_before_anything_is_read(
+    tmp_path, monkeypatch, read, name, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").touch()
+    texts, words = made_up(40)
+    model, y = tiny(), words == "good"
+    calls = [
+        lambda: TextClassifier(model, quick("frozen")).fit(texts, y, cache=name),
+        lambda: cached_features(ByteFeaturizer(model), texts, name),
+        lambda: TextTable(model, texts, cache=name, progress=False),
+    ]
+    for call in calls:
+        with pytest.raises(KitError, match=told):
+            call()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and not read
 
 
 @pytest.mark.parametrize("mode", ["frozen", "head", "full"])

@@ -91,14 +91,14 @@ UNFITTED = (
 )
 
 
-def judge_fit(classifier: "TextClassifier", valid: Examples) -> "TextClassifier":
-    "Choose the thresholds of what has just learned, and its score, on validation texts."
-    task = classifier.labels_.task
-    p_NK = classifier.predict_proba(valid.encoded)
-    classifier.thresholds_ = choose_thresholds(p_NK, valid.target_NK, task)
-    how = (task, classifier.thresholds_)
-    classifier.valid_score_ = label_score(p_NK, valid.target_NK, *how)
-    return classifier
+def judge_fit(fitted: "TextClassifier", valid: Examples, changed: bool) -> "TextClassifier":
+    "Choose thresholds, and the score, on validation texts; a changed model reads them again."
+    task = fitted.labels_.task
+    X_NU = read_cells(fitted.model_, valid.encoded) if changed else valid.X_NU
+    p_NK = probabilities(fitted.head_, X_NU, task)
+    fitted.thresholds_ = choose_thresholds(p_NK, valid.target_NK, task)
+    fitted.valid_score_ = label_score(p_NK, valid.target_NK, task, fitted.thresholds_)
+    return fitted
 
 # %% ../../nbs/lib/transfer/80_classifier.ipynb #4e29060f9f1a47ab86ae4dc1331ce225
 class TextClassifier(ClassifierMixin, BaseEstimator):
@@ -126,7 +126,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         task = self.labels_.task
         how = self.config or FinetuneConfig(), self.progress
         self.model_, self.head_, self.history_ = learn(model, train, valid, task, *how)
-        return judge_fit(self, valid)
+        return judge_fit(self, valid, self.model_ is not model)
 
     def predict_proba(self, X) -> np.ndarray:  # p_NK: a column for each of `classes_`
         check_is_fitted(self, "head_", msg=UNFITTED)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLINGS', 'StateSource', 'as_source', 'record_states', 'pooled_states', 'pooled_traces', 'ByteFeaturizer',
-           'texts_digest', 'stored_features', 'store_features', 'cached_features']
+           'texts_digest', 'stored_features', 'store_features', 'cache_folder', 'cached_features']
 
 # %% ../../nbs/lib/transfer/00_features.ipynb #28fa9b00c19648b19e960f967d814430
 import hashlib
@@ -199,6 +199,17 @@ def store_features(path: Path, key: str, X_NU: np.ndarray) -> None:
     np.savez(buffer, key=np.array(key), X_NU=X_NU)
     write_atomic(path, buffer.getvalue())
 
+# %% ../../nbs/lib/transfer/00_features.ipynb #1c65e0b8
+def cache_folder(
+    folder: str | Path,  # made where missing
+) -> Path:
+    "The folder of a cache; no name and a file are a `KitError`."
+    if folder == "":
+        raise KitError("the folder of a cache is ''; name a folder, such as features")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise KitError(f"{folder} is a file, but a cache is a folder; name another")
+    return Path(folder)
+
 # %% ../../nbs/lib/transfer/00_features.ipynb #7991aefc3fbb4694b3384b65a4d18302
 def cached_features(
     featurizer: ByteFeaturizer,
@@ -206,10 +217,11 @@ def cached_features(
     folder: str | Path,  # of the cache; made where missing
 ) -> np.ndarray:
     "`featurizer.transform(texts)`, X_NU float32, from `folder` where it was computed before."
+    place = cache_folder(folder)
     texts = list_texts(texts)
     preset = featurizer.source().preset
     key = digest([1, featurizer.digest, texts_digest(encode_texts(texts, preset))])
-    path = Path(folder) / f"{key[:32]}.npz"
+    path = place / f"{key[:32]}.npz"
     X_NU = stored_features(path, key)
     if X_NU is None:
         X_NU = featurizer.transform(texts)

@@ -34,7 +34,7 @@ from sentiment_kit.model.reading import (
 from ..training.machine import pick_device
 from .bulk import head_sha
 from .classifier import TextClassifier, class_names
-from .features import store_features, texts_digest
+from .features import cache_folder, store_features, texts_digest
 from .head import probabilities
 from .last_cells import few_lanes
 from .neuron_file import StatedNeuron, neuron_of
@@ -184,7 +184,7 @@ def stream_scores(
             yield score_piece(scorer, piece, units)
             continue
         key = digest([*known, texts_digest(piece)])
-        path = Path(folder) / f"{key[:32]}.npz"
+        path = cache_folder(folder) / f"{key[:32]}.npz"
         scores_NC = stored_array(path, key, "X_NU")
         if scores_NC is None:
             scores_NC = score_piece(scorer, piece, units)
