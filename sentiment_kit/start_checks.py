@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READS', 'COLUMN_KEYS', 'MODEL_FIELDS', 'named_inputs', 'imported_packages', 'check_chain_packages',
            'check_chain_order', 'asked_labels', 'check_used', 'read_labels', 'find_models', 'check_training',
-           'check_weights', 'check_words', 'check_judge', 'stars_of_files', 'check_start']
+           'check_weights', 'check_words', 'check_seeds', 'check_judge', 'stars_of_files', 'check_start']
 
 # %% ../nbs/lib/81_start_checks.ipynb #3d41a0b9
 import ast
@@ -202,6 +202,15 @@ def check_words(values: dict[str, dict[str, Any]]) -> None:
     for device in {given["device"] for given in values.values() if "device" in given}:
         pick_device(device)
 
+# %% ../nbs/lib/81_start_checks.ipynb #0ad5c7e2
+def check_seeds(values: dict[str, dict[str, Any]]) -> None:
+    "A `KitError` for a seed that is no whole number from 0 on."
+    for name, given in values.items():
+        several = given.get("seeds", [])
+        for seed in [given.get("seed", 0), *(several if isinstance(several, list) else [several])]:
+            if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+                raise KitError(f"{name}: a seed is {seed!r}; use a whole number from 0 on")
+
 # %% ../nbs/lib/81_start_checks.ipynb #1a5f3e5428d54a62adeb7f867343ca5c
 def check_judge(values: dict[str, dict[str, Any]]) -> None:
     "A `KitError` where the judge of `63_map_the_neuron` would find no stars."
@@ -240,6 +249,7 @@ def check_start(
     check_chain_order(values, run)
     check_used(given)
     check_words(values)
+    check_seeds(values)
     find_models(values, run)
     if "61_train" in values:
         check_training(values["61_train"], run)

@@ -8,6 +8,7 @@ import pytest
 from sentiment_kit import start_checks
 from sentiment_kit.cli import RunOptions, given_values, main
 from sentiment_kit.data.datasets import DATASETS
+from sentiment_kit.data.files import KitError
 from sentiment_kit.recipes import RUN_CHAIN, plan_run, read_recipe, runs_folder
 from sentiment_kit.start_checks import imported_packages, named_inputs, read_labels
 
@@ -86,6 +87,8 @@ def test_a_value_that_nobody_would_read_is_refused(refused, recipe, words, told)
         (["--set", "lr=.nan"], "lr is nan"),
         (["--set", "nproc=3"], "3 processes cannot share"),
         (["--set", "device=tpu"], "tpu"),
+        (["--set", "seed=null"], "60_make_shards: a seed is None; use a whole number"),
+        (["--set", "seed=-1"], "a seed is -1; use a whole number"),
         (["--set", "patience=2", "valid_every=0"], "patience is 2"),
         (["--set", "part_weights={headline: 3}"], "part_weights has 'headline', which is no part"),
         (["--set", "part_weights={stars: 60}"], "the corpus has the parts frame, text"),
@@ -95,6 +98,21 @@ def test_a_value_that_nobody_would_read_is_refused(refused, recipe, words, told)
 )
 def test_what_a_later_notebook_would_refuse_is_refused_at_once(refused, words, told):
     assert told in refused("smoke", *words)
+
+
+@pytest.mark.parametrize("seed", ["null", "-1"])
+@pytest.mark.parametrize("name", ["62_transfer", "69_bundle", "71_neuron_records"])
+def test_a_seed_is_a_number_in_every_notebook(name, seed, tmp_path):
+    plan = plan_run({"chain": [name]}, {"seed": None if seed == "null" else int(seed)}, tmp_path)
+    with pytest.raises(KitError, match=f"{name}: a seed is"):
+        start_checks.check_seeds(plan)
+
+
+@pytest.mark.parametrize("seeds", [None, [None], [0, 0.5], ["1"]])
+def test_so_are_several(seeds, tmp_path):
+    plan = plan_run({"chain": ["66_model_size"]}, {"seeds": seeds}, tmp_path)
+    with pytest.raises(KitError, match="66_model_size: a seed is"):
+        start_checks.check_seeds(plan)
 
 
 def test_labels_are_read_before_anything_is_trained(refused, tmp_path):
