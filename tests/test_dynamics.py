@@ -34,6 +34,7 @@ from sentiment_kit.evidence.patching import (
     draw_pairs,
     patched,
     read_on,
+    share_of,
     stars_expected,
 )
 from sentiment_kit.evidence.word_effects import (
@@ -356,3 +357,9 @@ def test_pairs_are_of_the_kind_asked_for_and_stars_need_a_template_with_stars():
         stars_expected(model_of(), s_NS)
     with pytest.raises(KitError, match="no stars behind the text"):
         stars_expected(model_of(template="{stars} {text}"), s_NS)
+
+
+def test_share_of_what_did_not_move_is_not_a_number():
+    still_N, moved_N = np.zeros(8), np.arange(8.0)
+    assert np.isnan(share_of(moved_N, still_N)[:3]).all()
+    assert share_of(moved_N, 2 * moved_N).value == pytest.approx(0.5)

@@ -372,6 +372,8 @@ def test_reviews_of_some_sources_are_those_of_their_own(tmp_path):
     assert len(some) == 60 and all(text.startswith("y") for text in some.texts)
     every, asked = (labelled_by_stars(shards, sources=s) for s in (None, {0, 1}))
     assert every.texts == asked.texts and len(every) == 120
+    with pytest.raises(KitError, match=r"write a list, such as \['x'\]"):
+        starred_reviews(open_corpus(tmp_path / "c"), "x")
 
 
 # ---------------------------------------------------------------- what a record depends on

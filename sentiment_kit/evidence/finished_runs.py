@@ -223,6 +223,8 @@ def starred_reviews(
     n: int | None = None,  # at most so many of each part; None: all
 ) -> StarredReviews:
     "The reviews to choose and to judge on; too few are a `KitError`."
+    if isinstance(sources, str):
+        raise KitError(f"sources is {sources!r}; write a list, such as [{sources!r}]")
     names = [source["name"] for source in corpus.manifest["sources"]]
     kept = {k for k, name in enumerate(names) if not sources or name.startswith(tuple(sources))}
     choose, judge = (

@@ -181,7 +181,9 @@ def patch_rows(
 
 # %% ../../nbs/lib/evidence/75_patching.ipynb #ec3b2fb3bc0b42a58bc054912033b6b6
 def share_of(part_N: np.ndarray, whole_N: np.ndarray, repeats: int = 1000) -> Estimate:
-    "Mean of the part over mean of the whole, with its interval over pairs."
+    "Mean of the part over mean of the whole, with its interval over pairs; NaN if nothing moved."
+    if not np.any(whole_N):
+        return Estimate(np.nan, np.nan, np.nan, len(whole_N))
 
     def figure(part_N: np.ndarray, whole_N: np.ndarray) -> float:
         return float(part_N.mean() / whole_N.mean())
