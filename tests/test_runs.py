@@ -75,7 +75,7 @@ def test_defaults_of_the_notebooks_beside_the_chain(name, tmp_path):
     kind = name[3:]
     result = json.loads((tmp_path / "out" / kind / f"{kind}.json").read_text())
     if kind == "precision":
-        bits = [run["valid_bits"] for run in result["runs"].values()]
+        bits = [run["valid_bits"] for run in result["runs"]]
         assert len(bits) == 3 and max(bits) - min(bits) < 0.01
     if kind == "loss_gap":
         assert (
