@@ -54,7 +54,9 @@ def photograph(html: str, name: str, part: str, pointed: str = "") -> None:
             tab.page.locator(pointed).last.hover()
         tab.page.locator(part).screenshot(path=IMAGES / name)
     picture = Image.open(IMAGES / name).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
+    picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        IMAGES / name, optimize=True
+    )
 
 
 def draw(figure: go.Figure, name: str) -> None:

@@ -21,7 +21,8 @@ from plotly.offline import get_plotlyjs
 PLOTLY, PNG = "application/vnd.plotly.v1+json", "image/png"
 WIDTH, HEIGHT = 860, 450  # CSS pixels, where a figure is as wide as its page
 SCALE = 1.25  # pixels of the file for a CSS pixel
-COLOURS = 32
+COLOURS = 64
+METHOD = Image.Quantize.FASTOCTREE  # the default gives thin lines the colours of their neighbours
 FLAT = {"scatter", "bar", "heatmap"}  # kinds of traces that need only x and y
 OTHER_AXES = ("geo", "map", "mapbox", "polar", "scene", "smith", "ternary")
 PAINT = """([figure, width, height, scale]) =>
@@ -42,7 +43,7 @@ def trim(figure: dict) -> None:
 
 def digest(figure: dict) -> str:
     "What tells one picture from another: the figure, and how it is drawn."
-    how = [figure["data"], figure["layout"], SCALE, COLOURS]
+    how = [figure["data"], figure["layout"], SCALE, COLOURS, METHOD.name]
     shown = json.dumps(how, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
@@ -64,7 +65,7 @@ def stored_figures(notebook: dict) -> list[dict]:
 def small_png(data: bytes, figure: str) -> str:
     "Few colours, no dithering, the figure's digest; as base64."
     picture = Image.open(io.BytesIO(data)).convert("RGB")
-    picture = picture.quantize(COLOURS, dither=Image.Dither.NONE)
+    picture = picture.quantize(COLOURS, METHOD, dither=Image.Dither.NONE)
     told = PngImagePlugin.PngInfo()
     told.add_text("figure", figure)
     file = io.BytesIO()

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 import stored_pictures
 from browser import open_tab, serve
-from PIL import Image
+from PIL import Image, ImageColor, ImageDraw
 from stored_pictures import PLOTLY, PNG, add_pictures, has_picture, stored_figures
 from sync import ROOT, notebooks
 
@@ -148,3 +148,20 @@ def test_a_stored_figure_comes_alive_in_jupyterlab(tmp_path):
         tab.page.locator(".jp-OutputArea-output").first.hover()
         tab.page.locator(".jp-OutputArea-output .main-svg").first.wait_for(timeout=60_000)
         assert tab.outside == []
+
+
+def test_thin_lines_keep_their_colours():
+    "Six series, one above the other as thin lines with pale edges, on much white."
+    picture = Image.new("RGB", (900, 450), "white")
+    draw = ImageDraw.Draw(picture)
+    for k in range(120):  # shades, as antialiasing makes them
+        draw.line((0, 300 + k, 900, 300 + k), fill=(255 - k, 255 - k // 2, 255 - k // 3))
+    for n, colour in enumerate(SERIES):
+        draw.line((50, 20 + 9 * n, 90, 20 + 9 * n), fill=colour, width=2)
+    file = io.BytesIO()
+    picture.save(file, "png")
+    small = stored_pictures.small_png(file.getvalue(), "figure")
+    stored = Image.open(io.BytesIO(base64.b64decode(small))).convert("RGB")
+    for n, colour in enumerate(SERIES):
+        there = stored.getpixel((70, 20 + 9 * n))
+        assert sum(abs(a - b) for a, b in zip(there, ImageColor.getrgb(colour), strict=True)) < 30
