@@ -177,14 +177,15 @@ def stream_scores(
     folder: str | Path | None = None,  # of kept pieces; None: nothing is kept
 ) -> Iterator[np.ndarray]:  # of the next texts, [512, C] or less
     "Scores, piece by piece."
+    place = None if folder is None else cache_folder(folder)
     known = scores_key(scorer, units)
     for n in range(0, len(encoded), PIECE):
         piece = encoded[n : n + PIECE]
-        if folder is None:
+        if place is None:
             yield score_piece(scorer, piece, units)
             continue
         key = digest([*known, texts_digest(piece)])
-        path = cache_folder(folder) / f"{key[:32]}.npz"
+        path = place / f"{key[:32]}.npz"
         scores_NC = stored_array(path, key, "X_NU")
         if scores_NC is None:
             scores_NC = score_piece(scorer, piece, units)
